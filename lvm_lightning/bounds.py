@@ -1,0 +1,87 @@
+"""Lower bounds on log p(x) as pure functions of log importance weights.
+
+``log_w = log p(x, z) − log q(z|x)`` in nats, samples first: ``(S, B)``, or ``(J, N, B)`` for J outer and N
+inner samples. Each function returns the bound itself, one number an example, ``(B,)`` in nats: never a mean
+over the batch, never a loss.
+"""
+
+import math
+
+from torch import Tensor
+
+
+def _require_axes(log_w: Tensor, shape: str, axes: int) -> None:
+    if log_w.ndim != axes or 0 in log_w.shape[:-1]:
+        raise ValueError(
+            f"log_w: must have shape {shape} with at least one sample, got {tuple(log_w.shape)}; "
+            "put the sample axes first and the examples last"
+        )
+
+
+def elbo(log_w: Tensor) -> Tensor:
+    """Evidence lower bound, averaged over S samples.
+
+        ELBO(x) = E_q[log w] ≈ 1/S Σ_s log w_s  ≤  log p(x)
+
+    Args:
+        log_w: log importance weights ``(S, B)`` in nats.
+
+    Returns:
+        The bound ``(B,)`` in nats. S lowers its variance and leaves its expectation alone.
+
+    Raises:
+        ValueError: if ``log_w`` is not ``(S, B)`` with S ≥ 1.
+
+    Reference:
+        Kingma & Welling, Auto-Encoding Variational Bayes, 2014, eq. 2.
+    """
+    _require_axes(log_w, "(S, B)", 2)
+    return log_w.mean(0)
+
+
+def iw_elbo(log_w: Tensor) -> Tensor:
+    """Importance-weighted bound with N samples.
+
+        L_N(x) = E log 1/N Σ_n w_n ≈ logsumexp_n log w_n − log N  ≤  log p(x)
+
+    Its expectation rises with N and tends to log p(x).
+
+    Args:
+        log_w: log importance weights ``(N, B)`` in nats.
+
+    Returns:
+        The bound ``(B,)`` in nats.
+
+    Raises:
+        ValueError: if ``log_w`` is not ``(N, B)`` with N ≥ 1.
+
+    Reference:
+        Burda et al., Importance Weighted Autoencoders, 2016, eq. 8.
+    """
+    _require_axes(log_w, "(N, B)", 2)
+    return log_w.logsumexp(0) - math.log(log_w.shape[0])
+
+
+def nested_iw_elbo(log_w: Tensor) -> Tensor:
+    """Mean over J of the importance-weighted bound with N samples.
+
+        L_{J,N}(x) = 1/J Σ_j ( logsumexp_n log w_{j,n} − log N )  ≤  log p(x)
+
+    The expectation is that of L_N whatever J is; J lowers the variance. N = 1 is the ELBO (under the prior
+    as proposal: the Jensen bound), J = 1 the importance-weighted bound. The mean over J is taken outside
+    the logarithm: inside it, the number would be L_{JN}.
+
+    Args:
+        log_w: log importance weights ``(J, N, B)`` in nats.
+
+    Returns:
+        The bound ``(B,)`` in nats.
+
+    Raises:
+        ValueError: if ``log_w`` is not ``(J, N, B)`` with J, N ≥ 1.
+
+    Reference:
+        Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018, eq. 9 (MIWAE).
+    """
+    _require_axes(log_w, "(J, N, B)", 3)
+    return (log_w.logsumexp(1) - math.log(log_w.shape[1])).mean(0)

@@ -1,0 +1,81 @@
+"""A number that says what it is."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+Kind = Literal["exact", "lower bound", "stochastic estimate"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantity:
+    """A labelled mean over images.
+
+    Attributes:
+        name: what it is, as it is printed.
+        value: mean over the images.
+        stderr: standard error of that mean over the images, s/√n with the n − 1 form of s.
+        unit: unit of value and stderr.
+        kind: how the value stands to what it names: ``exact`` (up to quadrature error), a ``lower bound`` on
+            log p(x) in expectation, or a ``stochastic estimate``.
+        split: the images it is about.
+        samples: latent points an image.
+        images: number n of images.
+    """
+
+    name: str
+    value: float
+    stderr: float
+    unit: str
+    kind: Kind
+    split: str
+    samples: int
+    images: int
+
+    @classmethod
+    def mean_of(cls, name: str, values: Tensor, *, kind: Kind, split: str, samples: int) -> "Quantity":
+        """Mean of per-image values ``(n,)`` in nats, summed in float64.
+
+        Raises:
+            ValueError: if there are no values, or one is not finite.
+        """
+        values = values.double()
+        n = values.numel()
+        if n == 0 or not bool(values.isfinite().all()):
+            bad = int((~values.isfinite()).sum())
+            raise ValueError(f"{name}: needs finite values of at least one image, got {n} of which {bad} not finite")
+        stderr = float(values.std() / math.sqrt(n)) if n > 1 else math.nan
+        return cls(name, float(values.mean()), stderr, "nats per image", kind, split, samples, n)
+
+
+def table(quantities: Sequence[Quantity]) -> str:
+    """The quantities as aligned text, a line each under one heading."""
+    heading = ("quantity", "value ± standard error", "unit", "kind", "split", "samples", "images")
+    rows = [
+        (
+            q.name,
+            f"{q.value:.2f} ± {q.stderr:.2f}",
+            q.unit,
+            q.kind,
+            q.split,
+            f"{q.samples:,}",
+            f"{q.images:,}",
+        )
+        for q in quantities
+    ]
+    widths = [max(len(row[c]) for row in [heading, *rows]) for c in range(len(heading))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [heading, *rows]]
+    lines.insert(1, "  ".join("─" * width for width in widths))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def write_json(quantities: Sequence[Quantity], path: Path) -> None:
+    """Write the quantities as a JSON list of objects; the file is replaced in one step."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps([dataclasses.asdict(q) for q in quantities], indent=2) + "\n")
+    part.replace(path)

@@ -1,0 +1,48 @@
+"""What the tests share. Everything is seeded; tolerances are given in standard errors."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).parent.parent
+Run = Callable[..., int]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run the command in this process, in an empty folder: ``run("fit", "--config", …) → exit status``."""
+    from lvm_lightning.cli import PROGRAM, main
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> int:
+        monkeypatch.setattr("sys.argv", [PROGRAM, *map(str, arguments)])
+        return main()
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with the development data; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("LVM_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("the development data are not here")
+    return folder
+
+
+def assert_within(estimates: Tensor, expected: Tensor | float, errors: float = 3.0) -> None:
+    """Assert that the mean over the first axis is within ``errors`` standard errors of what is expected."""
+    n = len(estimates)
+    stderr = estimates.std(0) / n**0.5
+    deviation = ((estimates.mean(0) - expected) / stderr).abs().max()
+    assert deviation <= errors, f"{float(deviation):.2f} standard errors away"
