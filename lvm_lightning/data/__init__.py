@@ -1,0 +1,5 @@
+"""Data modules: images and observations in batches; nothing here knows a model."""
+
+from lvm_lightning.data.static_mnist import StaticMNIST
+
+__all__ = ["StaticMNIST"]

@@ -1,0 +1,174 @@
+"""MNIST and its relatives as a LightningDataModule."""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from lvm_lightning.argtypes import ClosedUnitInterval, NonNegativeInt, PositiveInt
+from lvm_lightning.data.amat import load_amat
+from lvm_lightning.data.binarisation import bernoulli_pixels, philox
+from lvm_lightning.data.images import ImageSet
+from lvm_lightning.data.loader import BatchLoader
+from lvm_lightning.data.mnist import GreyImages, load_mnist
+
+Binarisation = Literal["static", "dynamic", "threshold", "none"]
+TorchvisionName = Literal["FashionMNIST", "KMNIST", "QMNIST"]
+Source = Literal["MNIST", "larochelle_murray"] | TorchvisionName
+
+VALIDATION = 10_000
+TRAIN_STREAM, TEST_STREAM, DYNAMIC_STREAM = 0, 1, 2
+
+
+class StaticMNIST(pl.LightningDataModule):
+    """Static MNIST, 50,000 / 10,000 / 10,000 images of 784 bits, and its variants.
+
+    Pixel j of an image with intensity v ∈ {0..255} is drawn once as Bernoulli(v/255) and then frozen. The
+    first 50,000 training images train, the other 10,000 validate, the test set tests.
+
+    Args:
+        source: ``MNIST`` ships with the package; ``larochelle_murray`` reads the literature's ``.amat`` files
+            from ``folder``; any other name is the torchvision data set of that name, downloaded by torchvision
+            to ``folder`` where it is not there yet.
+        binarisation: ``static`` draws each pixel once; ``dynamic`` draws the training images afresh at each
+            step, a function of (seed, epoch, batch), and keeps validation and test as ``static`` has them;
+            ``threshold`` sets a pixel where v/255 > ``threshold``; ``none`` gives the grey values v/255.
+        seed: seed of the binarisation. It does not change with the seed of a run.
+        threshold: the threshold of ``binarisation: threshold``.
+        batch_size: images a training step, all processes together.
+        eval_batch_size: images a batch in validation, test and predict, all processes together.
+        folder: folder of the ``.amat`` files, or of torchvision's download.
+
+    Raises:
+        ValueError: if ``larochelle_murray`` is asked for without ``folder``, or binarised otherwise than
+            ``static``: those files are bits already.
+
+    Reference:
+        Larochelle & Murray, The Neural Autoregressive Distribution Estimator, 2011 (their static copy);
+        Burda et al., Importance Weighted Autoencoders, 2016 (dynamic binarisation).
+    """
+
+    image_shape = (28, 28)
+
+    def __init__(
+        self,
+        source: Source = "MNIST",
+        binarisation: Binarisation = "static",
+        seed: NonNegativeInt = 0,
+        threshold: ClosedUnitInterval = 0.5,
+        batch_size: PositiveInt = 256,
+        eval_batch_size: PositiveInt = 1000,
+        folder: str | None = None,
+    ) -> None:
+        super().__init__()
+        if source == "larochelle_murray" and folder is None:
+            raise ValueError(
+                "data.folder: must name the folder with binarized_mnist_{train,valid,test}.amat (plain or .gz) "
+                "when data.source is larochelle_murray, got none; give --data.folder"
+            )
+        if source == "larochelle_murray" and binarisation != "static":
+            raise ValueError(
+                f"data.binarisation: must be static when data.source is larochelle_murray, got {binarisation}; "
+                "those files hold bits, not intensities"
+            )
+        self.source, self.binarisation, self.seed, self.threshold = source, binarisation, seed, threshold
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.folder = Path(folder) if folder is not None else None
+        self.splits: dict[str, ImageSet] = {}
+
+    @property
+    def values(self) -> str:
+        """What the images hold: ``binary`` or ``grey``."""
+        return "grey" if self.binarisation == "none" else "binary"
+
+    def prepare_data(self) -> None:
+        """Download a torchvision set, in one process only."""
+        if self.source not in ("MNIST", "larochelle_murray"):
+            self._torchvision(download=True)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and binarise all splits, once."""
+        if self.splits:
+            return
+        if self.source == "larochelle_murray":
+            assert self.folder is not None
+            bits = {split: load_amat(self.folder, name) for split, name in _AMAT_NAMES.items()}
+            self.splits = {s: ImageSet(b, torch.zeros(len(b), dtype=torch.uint8)) for s, b in bits.items()}
+            return
+        grey = load_mnist() if self.source == "MNIST" else self._torchvision(download=False)
+        train = ImageSet(self._binarise(grey.train_images, TRAIN_STREAM), grey.train_labels)
+        test = ImageSet(self._binarise(grey.test_images, TEST_STREAM), grey.test_labels)
+        self.splits = {"train": train.rows(None, -VALIDATION), "val": train.rows(-VALIDATION, None), "test": test}
+        if self.binarisation == "dynamic":
+            self.splits["train"] = ImageSet(grey.train_images, grey.train_labels).rows(None, -VALIDATION)
+
+    def pixel_mean(self) -> Tensor:
+        """Mean of each pixel over the training images, ``(D,)``, in [0, 1]."""
+        return self.splits["train"].images.double().mean(0).div(self._scale("train")).float()
+
+    def digest(self) -> str:
+        """SHA-256 of the three splits' images, in the order train, val, test: which data a number is about."""
+        content = hashlib.sha256()
+        for split in ("train", "val", "test"):
+            content.update(self.splits[split].images.contiguous().numpy().tobytes())
+        return content.hexdigest()
+
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled batches of the training images."""
+        return self._loader("train", self.batch_size, shuffle_seed=torch.initial_seed())
+
+    def val_dataloader(self) -> BatchLoader:
+        """The validation images in order."""
+        return self._loader("val", self.eval_batch_size)
+
+    def test_dataloader(self) -> BatchLoader:
+        """The test images in order."""
+        return self._loader("test", self.eval_batch_size)
+
+    def predict_dataloader(self) -> BatchLoader:
+        """The test images in order."""
+        return self.test_dataloader()
+
+    def _loader(self, split: str, batch_size: int, shuffle_seed: int | None = None) -> BatchLoader:
+        dynamic = self.binarisation == "dynamic" and split == "train"
+        return BatchLoader(
+            self.splits[split],
+            batch_size,
+            shuffle_seed=shuffle_seed,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+            transform=self._fresh_binarisation if dynamic else None,
+            scale=1.0 if dynamic else self._scale(split),
+        )
+
+    def _scale(self, split: str) -> float:
+        grey = self.binarisation == "none" or (self.binarisation == "dynamic" and split == "train")
+        return 255.0 if grey else 1.0
+
+    def _binarise(self, grey: Tensor, stream: int) -> Tensor:
+        match self.binarisation:
+            case "none":
+                return grey
+            case "threshold":
+                return (grey > 255 * self.threshold).to(torch.uint8)
+            case _:
+                return bernoulli_pixels(grey, philox(self.seed, stream))
+
+    def _fresh_binarisation(self, grey: Tensor, epoch: int, number: int) -> Tensor:
+        return bernoulli_pixels(grey, philox(self.seed, DYNAMIC_STREAM, counter=(0, number, epoch, 0)))
+
+    def _torchvision(self, download: bool) -> GreyImages:
+        from torchvision import datasets  # slow to import, and only this source needs it
+
+        root = self.folder or Path("data")
+        dataset = getattr(datasets, self.source)
+        train, test = (dataset(root, train=part, download=download) for part in (True, False))
+        flat = (part.data.reshape(len(part.data), -1) for part in (train, test))
+        labels = (part.targets.reshape(len(part.targets), -1)[:, 0].to(torch.uint8) for part in (train, test))
+        return GreyImages(*flat, *labels)
+
+
+_AMAT_NAMES = {"train": "train", "val": "valid", "test": "test"}

@@ -1,0 +1,343 @@
+"""The data that never goes missing: the packed file, the binarisation, the batches, the .amat files."""
+
+import gzip
+import struct
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lvm_lightning.data import StaticMNIST, amat
+from lvm_lightning.data.amat import AmatError, load_amat
+from lvm_lightning.data.binarisation import bernoulli_pixels, philox, random_bytes
+from lvm_lightning.data.images import ImageSet
+from lvm_lightning.data.loader import Batch, BatchLoader
+from lvm_lightning.data.mnist import DamagedFileError, GreyImages, load_mnist, pack_mnist, packaged_file
+
+DIGEST_OF_SEED_0 = "7348a9e0009acdb8bb4c74b26d0e4342ee0f58c6a5d1594bcb69e7dcdb3f7f7a"
+
+
+@pytest.fixture(scope="module")
+def grey() -> GreyImages:
+    return load_mnist()
+
+
+@pytest.fixture(scope="module")
+def static() -> StaticMNIST:
+    data = StaticMNIST()
+    data.setup()
+    return data
+
+
+# The packed file
+
+
+def test_packed_mnist_is_whole(grey: GreyImages) -> None:
+    assert packaged_file().stat().st_size <= 10_000_000
+    assert grey.train_images.shape == (60_000, 784)
+    assert grey.test_images.shape == (10_000, 784)
+    assert grey.train_labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert grey.test_labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+def test_packed_mnist_is_the_idx_files(grey: GreyImages, shared_data: Path) -> None:
+    for name, header, packed in [
+        ("train-images-idx3-ubyte", 16, grey.train_images),
+        ("t10k-images-idx3-ubyte", 16, grey.test_images),
+        ("train-labels-idx1-ubyte", 8, grey.train_labels),
+        ("t10k-labels-idx1-ubyte", 8, grey.test_labels),
+    ]:
+        content = gzip.decompress((shared_data / "MNIST" / "raw" / f"{name}.gz").read_bytes())
+        assert content[header:] == packed.numpy().tobytes()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed"])
+def test_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
+    content = bytearray(packaged_file().read_bytes())
+    if damage == "truncated":
+        del content[5_000_000:]
+    else:
+        content[1_000] ^= 1
+    path = tmp_path / "mnist.xz"
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"mnist\.xz: the file must have SHA-256 .*, got .*install"):
+        load_mnist(path)
+
+
+def idx(path: Path, values: np.ndarray[Any, Any]) -> None:
+    header = struct.pack(f">{1 + values.ndim}i", 2048 + values.ndim, *values.shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(header + values.tobytes())
+
+
+def idx_folder(raw: Path, train: int, test: int) -> None:
+    rng = np.random.default_rng(0)
+    for name, n in [("train", train), ("t10k", test)]:
+        idx(raw / f"{name}-images-idx3-ubyte", rng.integers(0, 256, (n, 28, 28), dtype=np.uint8))
+        idx(raw / f"{name}-labels-idx1-ubyte", rng.integers(0, 10, n, dtype=np.uint8))
+
+
+def test_packing_is_reversible_and_names_a_missing_file(tmp_path: Path) -> None:
+    import lzma
+
+    idx_folder(tmp_path, 3, 2)
+    pack_mnist(tmp_path, tmp_path / "packed.xz")
+    content = lzma.decompress((tmp_path / "packed.xz").read_bytes())
+    first = (tmp_path / "train-images-idx3-ubyte").read_bytes()[16:]
+    assert content[: 3 * 784] == first
+    assert len(content) == 5 * 785
+    (tmp_path / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(FileNotFoundError, match="t10k-labels-idx1-ubyte"):
+        pack_mnist(tmp_path, tmp_path / "packed.xz")
+
+
+# Binarisation
+
+
+def test_bits_are_the_same_everywhere(static: StaticMNIST) -> None:
+    assert static.digest() == DIGEST_OF_SEED_0
+
+
+def test_random_bytes_are_the_streams_words_from_the_least_significant_byte() -> None:
+    first, second = (int(word) for word in philox(5, 1).random_raw(2))
+    assert random_bytes(philox(5, 1), 11).tobytes() == (first.to_bytes(8, "little") + second.to_bytes(8, "little"))[:11]
+
+
+@pytest.mark.parametrize("v", [1, 77, 128, 254])
+def test_a_pixel_is_on_with_probability_v_over_255(v: int) -> None:
+    n = 1_000_000
+    on = bernoulli_pixels(torch.full((n,), v, dtype=torch.uint8), philox(v, 0))
+    p = v / 255
+    assert abs(float(on.double().mean()) - p) < 3 * (p * (1 - p) / n) ** 0.5
+
+
+def test_black_and_white_pixels_are_certain() -> None:
+    v = torch.tensor([0, 255], dtype=torch.uint8).repeat(500_000)
+    assert torch.equal(bernoulli_pixels(v, philox(0, 0)), (v == 255).to(torch.uint8))
+
+
+def test_splits_are_canonical(static: StaticMNIST, grey: GreyImages) -> None:
+    assert {name: len(split.images) for name, split in static.splits.items()} == {
+        "train": 50_000,
+        "val": 10_000,
+        "test": 10_000,
+    }
+    assert torch.equal(static.splits["train"].labels, grey.train_labels[:50_000])
+    assert torch.equal(static.splits["val"].labels, grey.train_labels[50_000:])
+    for name, intensities in [
+        ("train", grey.train_images[:50_000]),
+        ("val", grey.train_images[50_000:]),
+        ("test", grey.test_images),
+    ]:
+        images = static.splits[name].images
+        assert images.unique().tolist() == [0, 1]
+        # Sum over pixels and images against its expectation; black and white pixels follow exactly.
+        p = intensities.double() / 255
+        deviation = (images.double() - p).sum() / (p * (1 - p)).sum().sqrt()
+        assert abs(float(deviation)) < 3
+        assert (images[intensities == 0] == 0).all()
+        assert (images[intensities == 255] == 1).all()
+
+
+def test_another_seed_is_another_draw_and_the_pixel_means_are_the_training_images(static: StaticMNIST) -> None:
+    other = StaticMNIST(seed=1)
+    other.setup()
+    assert other.digest() != static.digest()
+    torch.testing.assert_close(static.pixel_mean(), static.splits["train"].images.float().mean(0))
+
+
+def test_dynamic_binarisation_is_fresh_in_training_alone(static: StaticMNIST, grey: GreyImages) -> None:
+    data = StaticMNIST(binarisation="dynamic", batch_size=100)
+    data.setup()
+    for split in ("val", "test"):
+        assert torch.equal(data.splits[split].images, static.splits[split].images)
+    loader = data.train_dataloader()
+
+    def first_batch(epoch: int) -> Batch:
+        loader.batch_sampler.sampler.set_epoch(epoch)
+        return next(iter(loader))
+
+    first, again, later = first_batch(0), first_batch(0), first_batch(1)
+    assert set(first.x.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(first.x, again.x)
+    assert not torch.equal(first.x, later.x)
+    rows = loader.batch_sampler.sampler
+    rows.set_epoch(0)
+    v = grey.train_images[rows.order()[:100]]
+    assert torch.equal(first.x[v == 255], torch.ones(int((v == 255).sum())))
+    torch.testing.assert_close(data.pixel_mean(), (grey.train_images[:50_000].double() / 255).mean(0).float())
+    frozen = static.splits["train"].images[rows.order()[:100]]
+    assert not torch.equal(first.x, frozen.float())
+
+
+def test_threshold_and_grey_values(grey: GreyImages) -> None:
+    data = StaticMNIST(binarisation="threshold", threshold=0.25, eval_batch_size=10)
+    data.setup()
+    assert torch.equal(data.splits["test"].images, (grey.test_images / 255 > 0.25).to(torch.uint8))
+    assert data.values == "binary"
+    data = StaticMNIST(binarisation="none", eval_batch_size=10)
+    data.setup()
+    torch.testing.assert_close(next(iter(data.test_dataloader())).x, grey.test_images[:10] / 255)
+    assert data.values == "grey"
+
+
+# Batches
+
+
+def batches(rank: int, world_size: int, n: int = 103, batch_size: int = 20, **options: Any) -> list[Batch]:
+    images = torch.arange(n, dtype=torch.uint8).unsqueeze(1)
+    data = ImageSet(images, torch.arange(n, dtype=torch.uint8))
+    return list(BatchLoader(data, batch_size, rank=rank, world_size=world_size, **options))
+
+
+def rows(loaded: list[Batch]) -> Tensor:
+    return torch.cat([batch.x for batch in loaded]).flatten()
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_evaluation_counts_every_image_once(world_size: int) -> None:
+    shares = [batches(rank, world_size) for rank in range(world_size)]
+    assert {len(share) for share in shares} == {6}
+    everything = torch.cat([rows(share) for share in shares])
+    assert torch.equal(everything.sort().values, torch.arange(103.0))
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_share_one_global_batch(world_size: int) -> None:
+    whole = batches(0, 1, shuffle_seed=0)
+    shares = [batches(rank, world_size, shuffle_seed=0) for rank in range(world_size)]
+    for number, batch in enumerate(whole):
+        parts = [share[number] for share in shares]
+        assert torch.equal(torch.cat([part.x for part in parts]), batch.x)
+        assert torch.equal(torch.cat([part.label for part in parts]), batch.label)
+        assert [part.start for part in parts] == [r * 20 // world_size for r in range(world_size)]
+        assert {part.total for part in parts} == {20}
+
+
+def test_epochs_are_permutations_of_seed_and_epoch() -> None:
+    data = ImageSet(torch.arange(100, dtype=torch.uint8).unsqueeze(1), torch.zeros(100, dtype=torch.uint8))
+    loader = BatchLoader(data, 10, shuffle_seed=0)
+
+    def epoch(number: int) -> Tensor:
+        loader.batch_sampler.sampler.set_epoch(number)
+        return rows(list(loader))
+
+    assert torch.equal(epoch(0), epoch(0))
+    assert not torch.equal(epoch(0), epoch(1))
+    assert torch.equal(epoch(1).sort().values, torch.arange(100.0))
+    assert not torch.equal(epoch(0), rows(list(BatchLoader(data, 10, shuffle_seed=1))))
+
+
+def test_training_drops_a_ragged_batch() -> None:
+    assert [len(batch.x) for batch in batches(0, 1, shuffle_seed=0)] == [20] * 5
+
+
+def test_batches_that_cannot_be_cut_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"data.batch_size: must be a multiple of the 3 processes .* got 20"):
+        batches(0, 3, shuffle_seed=0)
+    with pytest.raises(ValueError, match=r"data.batch_size: must be at most the 103 training images, got 200"):
+        batches(0, 1, batch_size=200, shuffle_seed=0)
+
+
+def test_labels_come_along(static: StaticMNIST, grey: GreyImages) -> None:
+    batch = next(iter(static.val_dataloader()))
+    assert torch.equal(batch.label, grey.train_labels[50_000:51_000])
+    assert batch.x.dtype == torch.float32
+
+
+# Other sources
+
+
+@pytest.fixture
+def small_amat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of .amat files with a few rows: one plain, two zipped."""
+    monkeypatch.setattr(amat, "FILES", {"train": 30, "valid": 6, "test": 6})
+    rng = np.random.default_rng(0)
+    for name, n in amat.FILES.items():
+        text = "".join(" ".join(map(str, row)) + "\n" for row in rng.integers(0, 2, (n, 784)))
+        path = tmp_path / f"binarized_mnist_{name}.amat"
+        if name == "train":
+            path.write_text(text)
+        else:
+            path.with_name(path.name + ".gz").write_bytes(gzip.compress(text.encode()))
+    return tmp_path
+
+
+def test_amat_files_are_read_plain_and_zipped(small_amat: Path) -> None:
+    folder = small_amat
+    expected = np.loadtxt(folder / "binarized_mnist_train.amat", dtype=np.uint8)
+    assert np.array_equal(load_amat(folder, "train").numpy(), expected)
+    data = StaticMNIST(source="larochelle_murray", folder=str(folder), batch_size=10)
+    data.setup()
+    assert [len(data.splits[s].images) for s in ("train", "val", "test")] == [30, 6, 6]
+    assert next(iter(data.train_dataloader())).x.shape == (10, 784)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[:-500], "must hold 30 lines of 784 bits, got .* truncated"),
+        (lambda text: text.replace(b"\n", b" ", 1), "must hold 30 lines of 784 bits, got 29 lines"),
+        (lambda text: text.replace(b"1", b"2", 1), "must hold only zeros and ones, got '2' in line 1"),
+        (lambda text: text + text[-1568:], "must hold 30 lines of 784 bits, got 31 lines"),
+    ],
+)
+def test_wrong_amat_files_are_refused(small_amat: Path, change: Any, message: str) -> None:
+    path = small_amat / "binarized_mnist_train.amat"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(AmatError, match=f"binarized_mnist_train.amat: {message}"):
+        load_amat(path.parent, "train")
+
+
+def test_missing_and_damaged_amat_files_say_what_to_do(small_amat: Path) -> None:
+    folder = small_amat
+    zipped = folder / "binarized_mnist_test.amat.gz"
+    zipped.write_bytes(zipped.read_bytes()[:100])
+    with pytest.raises(AmatError, match=r"test.amat.gz: not a readable file .* damaged"):
+        load_amat(folder, "test")
+    zipped.unlink()
+    with pytest.raises(
+        AmatError, match=r"found neither this file nor .*\.gz; put Larochelle & Murray's .* data.folder"
+    ):
+        load_amat(folder, "test")
+
+
+def test_the_literatures_copy(shared_data: Path, grey: GreyImages) -> None:
+    bits = load_amat(shared_data / "binarized_mnist", "test")
+    assert bits.shape == (10_000, 784)
+    # It is a draw from the same test images in another order: the pixel means agree within sampling error.
+    p = grey.test_images.double() / 255
+    deviation = (bits.double() - p).sum() / (p * (1 - p)).sum().sqrt()
+    assert abs(float(deviation)) < 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "data.folder: must name the folder .* got none"),
+        ({"folder": ".", "binarisation": "dynamic"}, "data.binarisation: must be static .* got dynamic"),
+    ],
+)
+def test_the_literatures_copy_needs_its_folder_and_its_bits(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StaticMNIST(source="larochelle_murray", **options)
+
+
+def test_torchvision_sets_by_name(tmp_path: Path) -> None:
+    """FashionMNIST's files, made here: torchvision finds them and downloads nothing."""
+    idx_folder(tmp_path / "FashionMNIST" / "raw", 10_050, 20)
+    data = StaticMNIST(source="FashionMNIST", folder=str(tmp_path), batch_size=10)
+    data.prepare_data()
+    data.setup()
+    assert {name: len(split.images) for name, split in data.splits.items()} == {"train": 50, "val": 10_000, "test": 20}
+    assert data.splits["test"].labels.max() < 10
+
+
+def test_a_data_module_is_what_lightning_takes(static: StaticMNIST) -> None:
+    assert isinstance(static, pl.LightningDataModule)
+    assert len(static.train_dataloader()) == 195
+    assert len(static.test_dataloader()) == 10
