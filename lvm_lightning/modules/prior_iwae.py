@@ -1,0 +1,214 @@
+"""The model without an encoder: its proposal is the prior."""
+
+from collections.abc import Callable
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.aggregation import CatMetric
+
+from lvm_lightning.argtypes import PositiveInt
+from lvm_lightning.bounds import nested_iw_elbo
+from lvm_lightning.data.loader import Batch
+from lvm_lightning.evaluation.quadrature import GridQuadrature
+from lvm_lightning.evaluation.quantity import Quantity
+from lvm_lightning.integration import UNIFORM, Points
+from lvm_lightning.likelihoods import Bernoulli
+from lvm_lightning.modules.base import LatentVariableModule, LRSchedulerCallable, OptimizerCallable
+from lvm_lightning.networks import MLP
+from lvm_lightning.priors import StandardNormal
+from lvm_lightning.randomness import Purpose
+
+DecoderCallable = Callable[[int, int], nn.Module]
+OutputBias = Literal["logit", "log", "zero"]
+
+DECODED_ROWS = 4096
+"""Latent points decoded at a time in evaluation: their activations stay in the processor's cache."""
+
+
+class PriorIWAE(LatentVariableModule):
+    """Latent-variable model trained on the importance-weighted bound with the prior as proposal.
+
+        log p(x) ≥ E[ 1/J Σ_j log 1/N Σ_n p(x|z_{j,n}) ],   z_{j,n} ~ p(z) = N(0, I_K)
+
+    The log-weights are log p(x|z) + (log p(z) − log p(z)) = log p(x|z). J = 1 is the prior-IWAE, N = 1 the
+    Jensen bound, whose gap KL(p(z) ‖ p(z|x)) training drives to 0: the decoder learns to ignore z.
+
+    Args:
+        latent_dim: number K of latent dimensions.
+        outer_samples: J, the number of bounds that are averaged.
+        inner_samples: N, the number of samples inside the logarithm.
+        points: ``iid``, or ``sobol`` for a freshly scrambled Sobol set each step; either way a lower bound.
+        share_points: whether the batch shares its points. Each example's bound has the same expectation either
+            way; shared, the decoder runs on J·N points instead of B·J·N, and all pairs take one matrix product.
+        output_bias: where the output bias starts: ``logit`` of the training images' pixel means, their ``log``
+            (the teaching source's choice), or ``zero``.
+        decoder: (K, D) → network z ``(*, K)`` → logits ``(*, D)``.
+        data_dim: number D of pixels.
+        optimizer: parameters → optimiser.
+        lr_scheduler: optimiser → learning-rate schedule, stepped once a training step; none keeps the rate.
+
+    Raises:
+        ValueError: if there is no sample (J·N < 1), or the data are not binary.
+
+    Reference:
+        Burda et al., Importance Weighted Autoencoders, 2016, eq. 8, with q(z|x) = p(z).
+    """
+
+    def __init__(
+        self,
+        latent_dim: PositiveInt = 2,
+        outer_samples: PositiveInt = 1,
+        inner_samples: PositiveInt = 128,
+        points: Points = "sobol",
+        share_points: bool = True,
+        output_bias: OutputBias = "logit",
+        decoder: DecoderCallable = MLP,
+        data_dim: PositiveInt = 784,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-3),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(optimizer, lr_scheduler)
+        for name, samples in [("outer_samples", outer_samples), ("inner_samples", inner_samples)]:
+            if samples < 1:
+                raise ValueError(f"model.{name}: must be at least 1, got {samples}; a bound needs a sample")
+        self.save_hyperparameters()
+        self.forget_callables()
+        self.J, self.N = outer_samples, inner_samples
+        self.points, self.share_points, self.output_bias = points, share_points, output_bias
+        self.prior = StandardNormal(latent_dim)
+        self.likelihood = Bernoulli()
+        self.decoder = decoder(latent_dim, data_dim)
+        self.test_bound = CatMetric(nan_strategy="error")
+        self.test_log_p = CatMetric(nan_strategy="error")
+        self.test_reference = CatMetric(nan_strategy="error")
+        self._quadrature: GridQuadrature | None = None
+        self._reference_logits: Tensor | None = None
+
+    @property
+    def samples(self) -> int:
+        """J·N."""
+        return self.J * self.N
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Logits of p(x|z), ``(*, K) → (*, D)``."""
+        return cast(Tensor, self.decoder(z))
+
+    def sample_prior(self, count: int, generator: torch.Generator) -> Tensor:
+        """z ~ N(0, I), ``(count, K)``."""
+        return self._prior_points("iid", count, 1, generator).squeeze(1)
+
+    def setup(self, stage: str) -> None:
+        """Check the data, and start the output bias from the training images' pixel means."""
+        super().setup(stage)
+        if stage == "fit" and self.output_bias != "zero":
+            pixel_mean = self._pixel_mean()
+            if pixel_mean is None:
+                raise ValueError(
+                    f"model.output_bias: {self.output_bias!r} needs a data module with pixel_mean(), got none; "
+                    "set output_bias to 'zero'"
+                )
+            self._start_output_bias(pixel_mean)
+
+    def _pixel_mean(self) -> Tensor | None:
+        """Pixel means of the training images, if the data module knows them."""
+        pixel_mean = getattr(getattr(self.trainer, "datamodule", None), "pixel_mean", None)
+        return None if pixel_mean is None else cast(Tensor, pixel_mean())
+
+    @torch.no_grad()
+    def _start_output_bias(self, pixel_mean: Tensor) -> None:
+        bias = [m for m in self.decoder.modules() if isinstance(m, nn.Linear)][-1].bias
+        start = torch.logit(pixel_mean, eps=1e-6) if self.output_bias == "logit" else (pixel_mean + 1e-6).log()
+        bias.copy_(start)
+
+    def log_weights(self, x: Tensor, z: Tensor) -> Tensor:
+        """log w = log p(x|z): x ``(B, D)``, z ``(*S, B, K)`` or shared ``(*S, 1, K)`` → ``(*S, B)``, nats."""
+        return self.likelihood.log_prob(self.decode(z), x)
+
+    def training_points(self, batch: Batch, purpose: Purpose, step: int) -> Tensor:
+        """z ~ p(z) for the training bound, ``(J, N, B, K)`` or shared ``(J, N, 1, K)``."""
+        generator = self.noise(purpose, step)
+        if not self.share_points:
+            return self._own_points(self.points, batch, generator)
+        return self._prior_points(self.points, self.samples, 1, generator).view(self.J, self.N, 1, -1)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """One step up the bound: mean over J of the N-sample log-mean-exp of p(x|z), z ~ p(z)."""
+        z = self.training_points(batch, "train", self.global_step)
+        log_w = self.log_weights(batch.x, z)  # (J, N, B)
+        bound = nested_iw_elbo(log_w)
+        return self.maximise(bound)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The training bound on held-out images, with the same points at every validation."""
+        z = self.training_points(batch, "val", batch_idx)
+        self.val_bound.update(nested_iw_elbo(self._evaluate(batch.x, z)))
+
+    def on_test_start(self) -> None:
+        """Decode the quadrature grid, once for all batches, and take the training images' pixel means."""
+        pixel_mean = self._pixel_mean()
+        if pixel_mean is not None:
+            self._reference_logits = torch.logit(pixel_mean, eps=1e-6).unsqueeze(0).to(self.device)
+        if self.prior.dim <= 2:
+            with self.full_precision():
+                self._quadrature = GridQuadrature(
+                    self.decode, self.likelihood.log_prob, self.prior.dim, device=self.device
+                )
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """The trained bound with i.i.d. points for each image, and log p(x) by quadrature where K ≤ 2."""
+        if self._reference_logits is not None:
+            self.test_reference.update(self.likelihood.log_prob(self._reference_logits, batch.x))
+        z = self._own_points("iid", batch, self.noise("test", batch_idx))
+        self.test_bound.update(nested_iw_elbo(self._evaluate(batch.x, z)))
+        if self._quadrature is not None:
+            with self.full_precision():
+                self.test_log_p.update(self._quadrature.log_marginal(batch.x))
+
+    def on_test_epoch_end(self) -> None:
+        """Report both as labelled quantities, their difference, and what a model without a latent reaches."""
+        bound, log_p, reference = (self.gather(m) for m in (self.test_bound, self.test_log_p, self.test_reference))
+        name = f"bound (J={self.J}, N={self.N}, i.i.d.)"
+        quantities = [Quantity.mean_of(name, bound, kind="lower bound", split="test", samples=self.samples)]
+        if self._quadrature is not None:
+            points = self._quadrature.points
+            name = "KL(p(z) ‖ p(z|x))" if self.N == 1 else "log p(x) − bound"
+            quantities += [
+                Quantity.mean_of("log p(x) by quadrature", log_p, kind="exact", split="test", samples=points),
+                Quantity.mean_of(name, log_p - bound, kind="stochastic estimate", split="test", samples=self.samples),
+            ]
+            self._quadrature = None  # a decoded grid is worth 100 MB
+        if len(reference):
+            name = "image-independent Bernoulli"
+            quantities.append(Quantity.mean_of(name, reference, kind="exact", split="test", samples=0))
+        self.report(quantities)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """For each image, the trained bound and the posterior mean of z by self-normalised importance sampling.
+
+        Returns:
+            ``bound`` ``(B,)`` in nats, ``z_mean`` ``(B, K)`` and ``label`` ``(B,)``.
+        """
+        z = self._own_points("iid", batch, self.noise("predict", batch_idx))  # (J, N, B, K)
+        log_w = self._evaluate(batch.x, z)
+        weight = log_w.flatten(0, 1).softmax(0).unsqueeze(-1)
+        z_mean = (weight * z.flatten(0, 1)).sum(0)
+        return {"bound": nested_iw_elbo(log_w), "z_mean": z_mean, "label": batch.label}
+
+    def _own_points(self, points: Points, batch: Batch, generator: torch.Generator) -> Tensor:
+        """z ~ p(z) for each example, ``(J, N, B, K)``: this process's rows of the global batch's points."""
+        z = self._prior_points(points, self.samples, batch.total, generator)
+        return z[:, batch.start : batch.start + len(batch.x)].reshape(self.J, self.N, len(batch.x), -1)
+
+    def _prior_points(self, points: Points, samples: int, batch: int, generator: torch.Generator) -> Tensor:
+        z = self.prior.icdf(UNIFORM[points](samples, batch, self.prior.dim, generator))
+        return z.to(self.device, cast(torch.dtype, self.dtype))
+
+    def _evaluate(self, x: Tensor, z: Tensor) -> Tensor:
+        """:meth:`log_weights` in float32, a few examples at a time when each has points of its own."""
+        with self.full_precision():
+            if z.shape[-2] == 1:
+                return self.log_weights(x, z)
+            rows = max(1, DECODED_ROWS // self.samples)
+            chunks = zip(x.split(rows), z.split(rows, dim=-2), strict=True)
+            return torch.cat([self.log_weights(x_rows, z_rows) for x_rows, z_rows in chunks], dim=-1)

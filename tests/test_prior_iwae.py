@@ -1,0 +1,252 @@
+"""PriorIWAE: both estimators, the bound's place below the exact log p(x), and what training starts from."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lvm_lightning.bounds import nested_iw_elbo
+from lvm_lightning.data import StaticMNIST
+from lvm_lightning.data.images import ImageSet
+from lvm_lightning.data.loader import Batch
+from lvm_lightning.evaluation.quadrature import GridQuadrature
+from lvm_lightning.modules import PriorIWAE
+from lvm_lightning.networks import MLP
+from tests.conftest import assert_within
+
+D, B = 12, 5
+
+
+class SmallImages(StaticMNIST):
+    """StaticMNIST's loaders over 4 × 3 images whose digits are three noisy patterns."""
+
+    image_shape = (4, 3)
+
+    def setup(self, stage: str | None = None) -> None:
+        pattern = torch.randint(2, (3, D), generator=torch.Generator().manual_seed(1))
+        for split, n in [("train", 600), ("val", 100), ("test", 103)]:
+            generator = torch.Generator().manual_seed(n)
+            label = torch.randint(3, (n,), generator=generator)
+            flip = torch.rand(n, D, generator=generator) < 0.1
+            self.splits[split] = ImageSet((pattern[label] ^ flip).to(torch.uint8), label.to(torch.uint8))
+
+
+def small_decoder(latent_dim: int, data_dim: int) -> nn.Module:
+    return MLP(latent_dim, data_dim, hidden=(32, 32))
+
+
+def last_layer(model: PriorIWAE) -> nn.Linear:
+    assert isinstance(model.decoder, MLP)
+    layer = model.decoder[-1]
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
+def small_model(**options: Any) -> PriorIWAE:
+    torch.manual_seed(0)
+    defaults: dict[str, Any] = {"data_dim": D, "decoder": small_decoder, "inner_samples": 16}
+    model = PriorIWAE(**(defaults | options))
+    with torch.no_grad():
+        last_layer(model).weight.mul_(8)  # a posterior that is not the prior
+    return model
+
+
+def small_trainer(folder: Path, **options: Any) -> pl.Trainer:
+    quiet: dict[str, Any] = {
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "logger": False,
+        "accelerator": "cpu",
+    }
+    return pl.Trainer(default_root_dir=folder, enable_checkpointing=False, log_every_n_steps=1, **(quiet | options))
+
+
+def images(n: int = B) -> Tensor:
+    return torch.randint(2, (n, D), generator=torch.Generator().manual_seed(2)).float()
+
+
+def batch_of(x: Tensor) -> Batch:
+    return Batch(x, torch.zeros(len(x), dtype=torch.uint8), 0, len(x))
+
+
+def bounds(model: PriorIWAE, x: Tensor, repeats: int) -> Tensor:
+    """Independent values of the training bound, ``(repeats, B)``."""
+    with torch.no_grad():
+        points = (model.training_points(batch_of(x), "train", step) for step in range(repeats))
+        return torch.stack([nested_iw_elbo(model.log_weights(x, z)) for z in points])
+
+
+@pytest.mark.parametrize(("J", "N"), [(1, 16), (16, 1), (4, 4)])
+def test_shared_and_own_points_have_the_same_expectation(J: int, N: int) -> None:
+    options: dict[str, Any] = {"outer_samples": J, "inner_samples": N, "points": "iid"}
+    shared = bounds(small_model(**options, share_points=True), images(), 2000)
+    own = bounds(small_model(**options, share_points=False), images(), 2000)
+    stderr = (shared.var(0) / 2000 + own.var(0) / 2000).sqrt()
+    assert ((shared.mean(0) - own.mean(0)).abs() < 3 * stderr).all()
+
+
+@pytest.mark.parametrize("share_points", [True, False])
+@pytest.mark.parametrize("points", ["iid", "sobol"])
+def test_every_choice_of_points_is_unbiased_for_p_and_a_bound_below_log_p(
+    points: Literal["iid", "sobol"], share_points: bool
+) -> None:
+    model, x = small_model(inner_samples=4, points=points, share_points=share_points), images()
+    with torch.no_grad():
+        log_p = GridQuadrature(model.decode, model.likelihood.log_prob, 2).log_marginal(x)
+    values = bounds(model, x, 2000)
+    assert_within((values - log_p).exp(), 1.0)
+    assert (values.mean(0) < log_p).all()
+
+
+def test_more_inner_samples_tighten_the_bound_and_outer_ones_do_not() -> None:
+    x = images()
+    one, outer, inner = (
+        bounds(small_model(outer_samples=J, inner_samples=N, points="iid"), x, 1000)
+        for J, N in [(1, 1), (64, 1), (1, 64)]
+    )
+    stderr = (one.var(0) / 1000 + outer.var(0) / 1000).sqrt()
+    assert ((one.mean(0) - outer.mean(0)).abs() < 4 * stderr).all()
+    assert (inner.mean(0) > outer.mean(0) + 4 * stderr).all()
+    assert (outer.var(0) < one.var(0)).all()
+
+
+def test_training_step_is_minus_the_mean_bound_and_its_noise_a_function_of_the_step() -> None:
+    model, x = small_model(), images()
+    output = model.training_step(batch_of(x), 0)
+    expected = bounds(model, x, 1)[0].mean()
+    torch.testing.assert_close(output["bound"], expected)
+    torch.testing.assert_close(output["loss"], -expected)
+    assert torch.equal(output["loss"], model.training_step(batch_of(x), 1)["loss"])
+
+
+@pytest.mark.parametrize("share_points", [True, False])
+def test_a_process_takes_its_rows_of_the_global_points(share_points: bool) -> None:
+    model, x = small_model(share_points=share_points), images(6)
+    whole = bounds(model, x, 1)[0]
+    parts = []
+    for start in (0, 3):
+        part = Batch(x[start : start + 3], torch.zeros(3, dtype=torch.uint8), start, 6)
+        parts.append(nested_iw_elbo(model.log_weights(part.x, model.training_points(part, "train", 0))))
+    torch.testing.assert_close(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize(
+    ("output_bias", "transform"),
+    [("logit", lambda p: torch.logit(p, 1e-6)), ("log", lambda p: (p + 1e-6).log()), ("zero", None)],
+)
+def test_output_bias_starts_from_the_pixel_means(output_bias: Any, transform: Any, tmp_path: Path) -> None:
+    model, data = small_model(output_bias=output_bias), SmallImages()
+    before = last_layer(model).bias.clone()
+    small_trainer(tmp_path, max_steps=0).fit(model, data)
+    after = last_layer(model).bias
+    expected = before if transform is None else transform(data.splits["train"].images.float().mean(0))
+    torch.testing.assert_close(after.detach(), expected.detach())
+
+
+def test_output_bias_needs_pixel_means(tmp_path: Path) -> None:
+    data = SmallImages()
+    data.setup()
+    with pytest.raises(
+        ValueError, match=r"model.output_bias: 'logit' needs a data module .* set output_bias to 'zero'"
+    ):
+        small_trainer(tmp_path, max_steps=1).fit(small_model(), data.train_dataloader(), data.val_dataloader())
+
+
+@pytest.mark.parametrize("name", ["outer_samples", "inner_samples"])
+def test_no_samples_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"model.{name}: must be at least 1, got 0"):
+        PriorIWAE(**{name: 0})  # type: ignore[arg-type]
+
+
+def test_grey_images_are_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a Bernoulli likelihood needs binary images, got grey ones; set data.binar"):
+        small_trainer(tmp_path, max_steps=1).fit(small_model(), SmallImages(binarisation="none"))
+
+
+def test_training_raises_the_bound_and_the_test_reports_it_below_log_p(tmp_path: Path) -> None:
+    model, data = small_model(optimizer=lambda p: torch.optim.Adam(p, lr=1e-2)), SmallImages(batch_size=100)
+    trainer = small_trainer(tmp_path, max_epochs=20, check_val_every_n_epoch=20)
+    trainer.test(model, data, verbose=False)
+    before = {q.name: q.value for q in model.evaluation}
+    trainer.fit(model, data)
+    logged = trainer.test(model, data, verbose=False)[0]
+    bound, log_p, gap, reference = model.evaluation
+    assert bound.value > before[bound.name] + 1
+    assert bound.value < log_p.value
+    assert gap.value == pytest.approx(log_p.value - bound.value, abs=1e-5)
+    assert gap.stderr < bound.stderr
+    assert log_p.value > reference.value + 0.5
+    assert (bound.kind, log_p.kind, bound.images, bound.samples) == ("lower bound", "exact", 103, 16)
+    assert logged["test/log_p_x_by_quadrature"] == pytest.approx(log_p.value)
+    assert trainer.callback_metrics["test/bound_J_1_N_16_i_i_d_stderr"] == pytest.approx(bound.stderr)
+
+
+def test_jensen_training_forgets_z(tmp_path: Path) -> None:
+    """The gap of the Jensen bound is KL(p(z) ‖ p(z|x)); training drives it to 0 and the images to their mean."""
+    model = small_model(outer_samples=32, inner_samples=1, optimizer=lambda p: torch.optim.Adam(p, lr=1e-2))
+    data = SmallImages(batch_size=200)
+    trainer = small_trainer(tmp_path, max_epochs=150, check_val_every_n_epoch=150)
+    trainer.fit(model, data)
+    trainer.test(model, data, verbose=False)
+    bound, _, gap, reference = model.evaluation
+    assert gap.name == "KL(p(z) ‖ p(z|x))"
+    assert gap.value < 0.2
+    assert abs(bound.value - reference.value) < 0.3
+    with torch.no_grad():
+        decoded = model.likelihood.mean(model.decode(torch.randn(100, 2)))
+    assert decoded.std(0).mean() < 0.05
+
+
+def test_validation_bound_is_the_mean_over_all_images_with_the_same_points_each_time(tmp_path: Path) -> None:
+    model, data = small_model(), SmallImages(eval_batch_size=30)
+    first, second = (small_trainer(tmp_path).validate(model, data, verbose=False)[0] for _ in range(2))
+    assert first == second
+    with torch.no_grad():
+        values = [
+            nested_iw_elbo(model.log_weights(batch.x, model.training_points(batch, "val", number)))
+            for number, batch in enumerate(data.val_dataloader())
+        ]
+    assert first["val/bound"] == pytest.approx(float(torch.cat(values).mean()))
+    assert first["val/bound_stderr"] == pytest.approx(float(torch.cat(values).std() / 10))
+
+
+def test_predictions_are_bounds_and_posterior_means(tmp_path: Path) -> None:
+    model, data = small_model(inner_samples=512), SmallImages()
+    trainer = small_trainer(tmp_path)
+    predicted = trainer.predict(model, data)
+    assert predicted is not None
+    (output,) = predicted
+    assert isinstance(output, dict)
+    grid = torch.cartesian_prod(*[torch.linspace(-5, 5, 201)] * 2)
+    with torch.no_grad():
+        log_joint = model.log_weights(data.splits["test"].images.float(), grid.unsqueeze(1)) + model.prior.log_prob(
+            grid
+        ).unsqueeze(1)
+    exact = log_joint.softmax(0).T @ grid
+    assert output["z_mean"].shape == (103, 2)
+    assert (output["z_mean"] - exact).abs().mean() < 0.1
+    assert output["bound"].shape == output["label"].shape == (103,)
+
+
+def test_evaluation_is_in_float32_whatever_trains(tmp_path: Path) -> None:
+    model, data = small_model(), SmallImages()
+    plain = small_trainer(tmp_path).test(model, data, verbose=False)
+    mixed = small_trainer(tmp_path, precision="bf16-mixed").test(model, data, verbose=False)
+    assert plain == mixed
+
+
+def test_refining_the_default_grid_moves_a_trained_models_log_p_by_less_than_a_hundredth(tmp_path: Path) -> None:
+    model = PriorIWAE(inner_samples=256, optimizer=lambda p: torch.optim.Adam(p, lr=3e-3, fused=True))
+    data = StaticMNIST(batch_size=256)
+    small_trainer(tmp_path, max_steps=400, limit_val_batches=0).fit(model, data)
+    x = data.splits["test"].images[::10].float()  # every tenth image: the digits in their proportions
+    with torch.inference_mode():
+        coarse, default, fine = (
+            GridQuadrature(model.decode, model.likelihood.log_prob, 2, spacing=spacing).log_marginal(x).mean()
+            for spacing in (0.4, 0.05, 0.025)
+        )
+    assert abs(default - fine) < 0.01
+    assert abs(coarse - fine) > 0.01  # the posteriors are sharp enough for the test to mean something
