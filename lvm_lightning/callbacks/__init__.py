@@ -1,0 +1,9 @@
+"""When to draw, log and write; nothing here knows how a bound is computed."""
+
+from lvm_lightning.callbacks.evaluation_report import EvaluationReport
+from lvm_lightning.callbacks.pictures import Pictures
+from lvm_lightning.callbacks.predictions import Predictions
+from lvm_lightning.callbacks.progress import BoundProgressBar
+from lvm_lightning.callbacks.training_bound import TrainingBound
+
+__all__ = ["BoundProgressBar", "EvaluationReport", "Pictures", "Predictions", "TrainingBound"]

@@ -1,0 +1,59 @@
+"""Samples, Bernoulli means and decoded grids at each validation."""
+
+from collections.abc import Iterator
+from typing import cast
+
+import lightning.pytorch as pl
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lvm_lightning.argtypes import PositiveInt
+from lvm_lightning.callbacks.run_folder import publish, run_folder
+from lvm_lightning.figures import image_grid, latent_grid
+from lvm_lightning.modules.base import LatentVariableModule
+
+
+class Pictures(pl.Callback):
+    """Draw what the model generates, at each validation, to TensorBoard and to ``figures/`` in the run's folder.
+
+    ``samples`` are drawn from p(x), ``means`` are E[x|z] at the same z (not samples of x: a sample has no grey),
+    and ``latent_grid`` decodes a grid over [−extent, extent]² when K = 2. The points z stay the same from one
+    validation to the next.
+
+    Args:
+        side: images along one side of each picture.
+        extent: half the width of the decoded grid.
+    """
+
+    def __init__(self, side: PositiveInt = 8, extent: float = 3.0) -> None:
+        self.side, self.extent = side, extent
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw, in one process, outside the sanity check."""
+        if trainer.sanity_checking:
+            return
+        folder = run_folder(trainer)
+        if trainer.is_global_zero:
+            shape: tuple[int, ...] = getattr(getattr(trainer, "datamodule", None), "image_shape", (28, 28))
+            for name, figure in self.draw(cast(LatentVariableModule, pl_module), shape):
+                publish(trainer, folder, figure, name)
+
+    def draw(self, module: LatentVariableModule, shape: tuple[int, ...]) -> Iterator[tuple[str, Figure]]:
+        """Names and figures, one after the other."""
+        generator = module.noise("figures", 0)
+        z = module.sample_prior(self.side**2, generator)
+        mean = self._means(module, z)
+        sample = torch.bernoulli(mean, generator=generator)
+        yield "samples", image_grid(sample.view(-1, *shape), f"{len(z)} samples x ~ p(x)")
+        yield "means", image_grid(mean.view(-1, *shape), "Bernoulli means E[x|z], z ~ p(z): not samples of x")
+        if z.shape[-1] == 2:
+            axis = torch.linspace(-self.extent, self.extent, self.side, device=module.device)
+            z2, z1 = torch.meshgrid(axis.flip(0), axis, indexing="ij")
+            mean = self._means(module, torch.stack([z1, z2], -1).view(-1, 2))
+            title = f"Bernoulli means E[x|z] on a grid over [−{self.extent:g}, {self.extent:g}]²"
+            yield "latent_grid", latent_grid(mean.view(-1, *shape), self.extent, title)
+
+    def _means(self, module: LatentVariableModule, z: Tensor) -> Tensor:
+        with torch.inference_mode(), module.full_precision():
+            return module.likelihood.mean(module.decode(z)).cpu()

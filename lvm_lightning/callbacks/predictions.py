@@ -1,0 +1,42 @@
+"""What ``predict`` computes for each image, as one file."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+
+from lvm_lightning.callbacks.run_folder import run_folder
+
+
+class Predictions(pl.Callback):
+    """Write the predictions of all batches to ``predictions.npz`` in the run's folder, one array a name.
+
+    With several processes each writes its own images, to ``predictions_rank<r>.npz``.
+    """
+
+    def __init__(self) -> None:
+        self._batches: list[dict[str, torch.Tensor]] = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the batch's predictions on the CPU."""
+        self._batches.append({name: value.cpu() for name, value in outputs.items()})
+
+    def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the file."""
+        folder = run_folder(trainer)
+        folder.mkdir(parents=True, exist_ok=True)
+        rank = f"_rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+        path = folder / f"predictions{rank}.npz"
+        arrays = {name: torch.cat([b[name] for b in self._batches]).numpy() for name in self._batches[0]}
+        np.savez(path, allow_pickle=False, **arrays)
+        self._batches = []
+        print(f"predictions ({', '.join(arrays)}) of {len(arrays['label']):,} images written to {path}")

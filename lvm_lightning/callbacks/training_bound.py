@@ -1,0 +1,78 @@
+"""The training bound at every step, logged every n steps without a synchronisation in between."""
+
+import csv
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from lvm_lightning.callbacks.run_folder import publish, run_folder
+from lvm_lightning.figures import training_curve
+
+LAST = 50
+"""Steps that the closing mean is taken over."""
+
+
+class TrainingBound(pl.Callback):
+    """Keep each step's bound; log the mean since the last point every ``log_every_n_steps`` steps.
+
+    Logs ``train/bound`` (nats per image; in the progress bar too) and ``train/pixel_likelihood`` =
+    exp(bound/D), the geometric mean of the likelihood of a pixel. When training ends, ``training_bound.csv``
+    and the curve are written to the run's folder.
+    """
+
+    def __init__(self) -> None:
+        self.bounds: list[float] = []
+        self._pending: list[Tensor] = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the step's bound on its device; every n steps, log."""
+        self._pending.append(outputs["bound"])
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            mean = self._flush(trainer).mean()
+            pixels = batch.x[0].numel()
+            pl_module.log("train/bound", mean, prog_bar=True)
+            pl_module.log("train/pixel_likelihood", (mean / pixels).exp())
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the curve, and say where training ended."""
+        if self._pending:
+            self._flush(trainer)
+        folder = run_folder(trainer)
+        if not trainer.is_global_zero or not self.bounds:
+            return
+        with (folder / "training_bound.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["step", "bound_nats_per_image"])
+            writer.writerows((step, f"{bound:.4f}") for step, bound in enumerate(self.bounds, start=1))
+        publish(
+            trainer, folder, training_curve(self.bounds, "Training bound, a lower bound on log p(x)"), "training_bound"
+        )
+        last = torch.tensor(self.bounds[-LAST:], dtype=torch.float64)
+        stderr = float(last.std()) / math.sqrt(len(last)) if len(last) > 1 else math.nan
+        rank_zero_info(
+            f"training bound, mean of the last {len(last)} of {len(self.bounds):,} steps: "
+            f"{float(last.mean()):.2f} ± {stderr:.2f} nats per image; run folder: {folder}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The bounds so far, so that a resumed run draws its whole curve."""
+        return {"bounds": self.bounds + [float(b) for b in self._pending]}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint's bounds."""
+        self.bounds, self._pending = list(state_dict["bounds"]), []
+
+    def _flush(self, trainer: pl.Trainer) -> Tensor:
+        pending = torch.stack(self._pending)
+        bounds = trainer.strategy.reduce(pending, reduce_op="mean")  # over processes: each has a slice of the batch
+        assert isinstance(bounds, Tensor)
+        self.bounds += bounds.tolist()
+        self._pending = []
+        return bounds
