@@ -1,0 +1,276 @@
+"""The command ``lvm-lightning``: LightningCLI with one-line errors, run folders and a ``sample`` subcommand."""
+
+import os
+import pickle
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import lightning.pytorch as pl
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from lvm_lightning.argtypes import NonNegativeInt, PositiveInt
+from lvm_lightning.callbacks import BoundProgressBar, EvaluationReport, Pictures, Predictions, TrainingBound
+from lvm_lightning.modules.base import LatentVariableModule
+from lvm_lightning.sampling import write_samples
+
+PROGRAM = "lvm-lightning"
+NEEDS_CHECKPOINT = ("validate", "test", "predict", "sample")
+TRAINING_ONLY = ("optimizer", "lr_scheduler")
+"""Model arguments that may differ between a checkpoint and the configuration that evaluates it."""
+
+
+class UserError(Exception):
+    """A mistake that one line explains: the argument, the rule, the value received and the cure."""
+
+
+class Trainer(pl.Trainer):
+    """Lightning's Trainer, with a method for the subcommand that Lightning has none for."""
+
+    def sample(
+        self,
+        model: LatentVariableModule,
+        datamodule: pl.LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        count: PositiveInt = 64,
+        seed: NonNegativeInt = 0,
+        output: str | None = None,
+    ) -> None:
+        """Draw new images from a trained model: a PNG grid and an array.
+
+        Args:
+            model: the module to draw from.
+            datamodule: says the images' shape.
+            ckpt_path: the checkpoint with the weights.
+            count: number of images.
+            seed: seed of the draw.
+            output: folder to write ``samples.png`` and ``samples.npz`` to; the run's folder by default.
+        """
+        assert ckpt_path is not None
+        checkpoint = read_checkpoint(Path(ckpt_path))
+        model.load_state_dict(checkpoint["state_dict"])
+        model.to(self.strategy.root_device).eval()
+        folder = Path(output or self.log_dir or self.default_root_dir)
+        shape = getattr(datamodule, "image_shape", (28, 28))
+        for path in write_samples(model, shape, count, seed, folder):
+            print(f"{count} samples written to {path}")
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors are one line and exit with status 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Report the mistake and exit; with ``LVM_DEBUG=1``, with its traceback."""
+        if debugging() and ex is not None:
+            raise ex
+        command = self.prog.replace(" [options]", "")
+        print(f"{PROGRAM}: error: {one_line(message)}; '{command} --help' lists the arguments", file=sys.stderr)
+        sys.exit(2)
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Save the resolved configuration beside a training run; evaluating a run leaves its ``config.yaml`` alone."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Save when training starts."""
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+
+class CLI(LightningCLI):
+    """LightningCLI that refuses to evaluate an untrained model or to replace what the user asked for."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's subcommands, and ``sample``."""
+        return {**LightningCLI.subcommands(), "sample": {"model", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Callbacks that every run has; their arguments can be set like any other."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/bound",
+                "checkpoint.mode": "max",
+                "checkpoint.filename": "best",
+                "checkpoint.save_last": True,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+        parser.add_lightning_class_args(Pictures, "pictures")
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            parser.set_defaults({"verbose": False})  # EvaluationReport's table has the units and standard errors
+        return parser
+
+    def _parse_ckpt_path(self) -> None:
+        """Find and check the checkpoint. Lightning would let its hyper-parameters replace the configuration's."""
+        settings = self.config[self.config.subcommand]
+        if settings.get("ckpt_path") in ("last", "best"):
+            settings.ckpt_path = str(newest_checkpoint(settings, settings.ckpt_path))
+        if settings.get("ckpt_path") is not None:
+            path = Path(settings.ckpt_path)
+            self._dump_config()
+            require_same_model(path, read_checkpoint(path), self.config_dump["model"], self.config.subcommand)
+            continue_run_folder(settings, path)
+        elif self.config.subcommand in NEEDS_CHECKPOINT:
+            raise UserError(
+                f"ckpt_path: {self.config.subcommand} needs a trained model, got none; train one with '{PROGRAM} fit' "
+                "and give --ckpt_path last, best, or a path"
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The trainer with the callbacks that fit its switches."""
+        trainer = self._get(self.config_init, "trainer")
+        own: list[pl.Callback] = [TrainingBound(), EvaluationReport(), Predictions()]
+        if trainer.get("enable_progress_bar") is not False:
+            own.append(BoundProgressBar())
+        if trainer.get("logger") is not False:
+            own.append(LearningRateMonitor(logging_interval="step"))
+        if trainer.get("enable_checkpointing") is False or trainer.get("fast_dev_run"):
+            self._parser(self.subcommand).callback_keys.remove("checkpoint")
+        trainer.callbacks = [*as_list(trainer.get("callbacks")), *own]
+        return super().instantiate_trainer(**kwargs)
+
+
+def as_list(value: Any) -> list[Any]:
+    """None is no entry; a single value is one entry."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A Lightning checkpoint, loaded without running any code in it.
+
+    Raises:
+        UserError: if the file is missing or is not a checkpoint of this package.
+    """
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    except FileNotFoundError:
+        raise UserError(f"ckpt_path: no such file: {path}; give a checkpoint that '{PROGRAM} fit' wrote") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"ckpt_path: {path} is not a readable checkpoint ({type(error).__name__}); give one of '{PROGRAM} fit'"
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UserError(f"ckpt_path: {path} holds no trained model; give a checkpoint that '{PROGRAM} fit' wrote")
+    return checkpoint
+
+
+def require_same_model(path: Path, checkpoint: dict[str, Any], model: dict[str, Any], subcommand: str) -> None:
+    """Refuse a checkpoint whose class or hyper-parameters are not the configuration's.
+
+    Raises:
+        UserError: naming the first difference, both values and the cure.
+    """
+    saved = dict(checkpoint.get("hyper_parameters", {}))
+    configured = {
+        "class_path": model["class_path"],
+        **model.get("init_args", {}),
+        **model.get("dict_kwargs", {}),
+    }
+    saved["class_path"] = saved.pop("_class_path", None)
+    saved.pop("_instantiator", None)
+    ignored = () if subcommand == "fit" else TRAINING_ONLY
+    for name in sorted(configured.keys() | saved.keys(), key=lambda name: name != "class_path"):
+        if name not in ignored and configured.get(name) != saved.get(name):
+            raise UserError(
+                f"model.{name}: the checkpoint was trained with {saved.get(name)!r}, the configuration says "
+                f"{configured.get(name)!r}; use the run's own configuration, --config {run_of(path) / 'config.yaml'}"
+            )
+
+
+def run_of(checkpoint: Path) -> Path:
+    """Folder of the run that wrote a checkpoint: ``<run>/checkpoints/<name>.ckpt``."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def newest_checkpoint(settings: Namespace, name: str) -> Path:
+    """``last`` or ``best`` of the newest run under the configured logger's folder.
+
+    Raises:
+        UserError: if no run there has that checkpoint.
+    """
+    logger = logger_arguments(settings)
+    folder = Path(logger.get("save_dir") or ".") / (logger.get("name") or "")
+    found = folder.glob(f"version_*/checkpoints/{name}.ckpt")
+    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        raise UserError(
+            f"ckpt_path: no run under {folder} has a {name!r} checkpoint; run '{PROGRAM} fit' or give a path"
+        )
+    return newest
+
+
+def continue_run_folder(settings: Namespace, checkpoint: Path) -> None:
+    """Point the logger at the folder of the checkpoint's run, so that its results lie together."""
+    run = run_of(checkpoint)
+    logger = logger_arguments(settings)
+    if checkpoint.parent.name == "checkpoints" and "version" in logger:
+        logger.save_dir, logger.name, logger.version = str(run.parent.parent), run.parent.name, run.name
+
+
+def logger_arguments(settings: Namespace) -> Namespace:
+    """Arguments of the configured logger, empty where there is none."""
+    logger = as_list(settings.trainer.get("logger"))
+    arguments = logger[0].get("init_args") if logger and isinstance(logger[0], Namespace) else None
+    return cast(Namespace, arguments or Namespace())
+
+
+def one_line(message: str) -> str:
+    """A message in one line: no line breaks, and of jsonargparse's account of a union only what can be acted on."""
+    flat = re.sub(r"\s+", " ", message).strip()
+    union = re.search(r"Does not validate against any of the Union subtypes.*?Errors: - (.*?) Given value type:", flat)
+    if union is None:
+        return flat
+    expected = [e for e in union[1].split(" - ") if "NoneType" not in e]
+    given = flat[union.end() :].rpartition("Given value: ")[2]
+    received = "" if given.startswith("Namespace(") else f"; got {given}"
+    return flat[: union.start()].removesuffix("- ") + ", or ".join(expected) + received
+
+
+def debugging() -> bool:
+    """Whether the user asked for tracebacks."""
+    return os.environ.get("LVM_DEBUG", "") not in ("", "0")
+
+
+def main() -> int:
+    """Run the command; returns its exit status: 0, 1 for a failure, 2 for wrong arguments, 130 after Ctrl-C."""
+    try:
+        with warnings.catch_warnings():
+            # Lightning 2.6 calls this under torch 2.15; nothing that a user can change.
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            # A run's folder is new unless the user resumes it, and then its checkpoints are meant to be there.
+            warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
+            CLI(
+                trainer_class=Trainer,
+                model_class=LatentVariableModule,
+                subclass_mode_model=True,
+                datamodule_class=pl.LightningDataModule,
+                subclass_mode_data=True,
+                parser_class=Parser,
+                parser_kwargs={"prog": PROGRAM},
+                save_config_callback=SaveRunConfig,
+                save_config_kwargs={"overwrite": True},
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+            )
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if debugging():
+            raise
+        print(f"{PROGRAM}: error: {one_line(str(error) or type(error).__name__)}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    return 0

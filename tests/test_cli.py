@@ -1,0 +1,239 @@
+"""The command as a user meets it: every subcommand, every config, and what wrong input says."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.conftest import ROOT, Run
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIG = ROOT / "configs" / "prior_iwae.yaml"
+SMALL = ["--model.decoder.hidden", "[8]", "--model.inner_samples", "4"]
+SHORT = ["--trainer.max_steps", "4", "--trainer.val_check_interval", "2", "--trainer.log_every_n_steps", "2"]
+QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+FIT = ["fit", "--config", CONFIG, *SMALL, *SHORT, *QUIET]
+RUN = Path("runs/prior_iwae/version_0")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the small model was trained once."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        from lvm_lightning.cli import main
+
+        patch.chdir(folder)
+        patch.setattr("sys.argv", ["lvm-lightning", *map(str, FIT)])
+        assert main() == 0
+    return folder
+
+
+@pytest.fixture
+def after_fit(run: Run, trained: Path, tmp_path: Path) -> Run:
+    """``run``, in a folder of its own with the trained run."""
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    return run
+
+
+def scalars(folder: Path) -> dict[str, list[float]]:
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_fit_leaves_a_run_folder(trained: Path) -> None:
+    run = trained / RUN
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (run / "figures").iterdir()} == {
+        "latent_grid.png",
+        "means.png",
+        "samples.png",
+        "training_bound.png",
+    }
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["init_args"]["inner_samples"] == 4
+    lines = (run / "training_bound.csv").read_text().splitlines()
+    assert lines[0] == "step,bound_nats_per_image"
+    assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3", "4"]
+
+
+def test_fit_logs_the_bound_in_nats_to_tensorboard(trained: Path) -> None:
+    logged = scalars(trained / RUN)
+    bounds = [float(line.split(",")[1]) for line in (trained / RUN / "training_bound.csv").read_text().splitlines()[1:]]
+    assert logged["train/bound"] == pytest.approx([sum(bounds[:2]) / 2, sum(bounds[2:]) / 2], abs=1e-3)
+    assert logged["train/pixel_likelihood"] == pytest.approx([np.exp(b / 784) for b in logged["train/bound"]])
+    assert len(logged["val/bound"]) == len(logged["val/bound_stderr"]) == 2
+    assert "lr-Adam" in logged
+    pictures = EventAccumulator(str(trained / RUN), size_guidance={"images": 0}).Reload().Tags()["images"]
+    assert set(pictures) == {"samples", "means", "latent_grid", "training_bound"}
+
+
+def test_checkpoint_loads_without_running_code_and_rebuilds_the_module(trained: Path) -> None:
+    from lvm_lightning.modules import PriorIWAE
+
+    path = trained / RUN / "checkpoints" / "last.ckpt"
+    weights = torch.load(path, weights_only=True)["state_dict"]
+    module = PriorIWAE.load_from_checkpoint(path)
+    assert module.N == 4
+    for name, value in module.state_dict().items():
+        torch.testing.assert_close(value, weights[name])
+
+
+def test_test_writes_labelled_quantities(after_fit: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["test", "--config", CONFIG, *SMALL, *QUIET, "--ckpt_path", "last"]
+    assert after_fit(*arguments) == 0
+    printed = capsys.readouterr().out
+    quantities = json.loads((RUN / "evaluation.json").read_text())
+    assert [q["name"] for q in quantities] == [
+        "bound (J=1, N=4, i.i.d.)",
+        "log p(x) by quadrature",
+        "log p(x) − bound",
+        "image-independent Bernoulli",
+    ]
+    for q in quantities:
+        assert set(q) == {"name", "value", "stderr", "unit", "kind", "split", "samples", "images"}
+        assert q["images"] == 10_000
+        assert q["split"] == "test"
+        assert q["unit"] == "nats per image"
+        assert q["stderr"] > 0
+        assert f"{q['name']}" in printed
+        assert f"{q['value']:.2f} ± {q['stderr']:.2f}" in printed
+    bound, log_p = quantities[:2]
+    assert (bound["kind"], bound["samples"], log_p["kind"]) == ("lower bound", 4, "exact")
+    assert bound["value"] < log_p["value"]
+    assert scalars(RUN)["test/log_p_x_by_quadrature"] == pytest.approx([log_p["value"]])
+    assert after_fit(*arguments) == 0
+    assert json.loads((RUN / "evaluation.json").read_text()) == quantities
+
+
+def test_validate_and_predict_use_the_checkpoint(after_fit: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--config", CONFIG, *SMALL, *QUIET, "--ckpt_path", "best"]
+    assert after_fit("predict", *common) == 0
+    predictions = np.load(RUN / "predictions.npz")
+    assert {name: predictions[name].shape for name in predictions} == {
+        "bound": (10_000,),
+        "z_mean": (10_000, 2),
+        "label": (10_000,),
+    }
+    assert "10,000 images written" in capsys.readouterr().out
+    assert after_fit("validate", *common) == 0
+    assert scalars(RUN)["val/bound"][-1] == pytest.approx(scalars(RUN)["val/bound"][1], abs=1e-3)
+
+
+def test_sample_writes_a_grid_and_an_array(after_fit: Run) -> None:
+    arguments = ["sample", "--config", CONFIG, *SMALL, "--ckpt_path", "last", "--count", "10", "--output", "new"]
+    assert after_fit(*arguments) == 0
+    first = dict(np.load("new/samples.npz"))
+    assert first["x"].shape == first["mean"].shape == (10, 28, 28)
+    assert first["z"].shape == (10, 2)
+    assert set(np.unique(first["x"])) == {0, 1}
+    assert Path("new/samples.png").read_bytes().startswith(b"\x89PNG")
+    assert after_fit(*arguments, "--seed", "1") == 0
+    assert not np.array_equal(first["z"], np.load("new/samples.npz")["z"])
+
+
+def test_resuming_mid_epoch_is_bit_identical_and_in_the_same_run_folder(after_fit: Run, tmp_path: Path) -> None:
+    longer = [*FIT, "--trainer.max_steps", "54"]  # an epoch has 48 steps: four before, one whole and two after
+    assert after_fit(*longer, "--ckpt_path", "last") == 0
+    assert [path.name for path in RUN.parent.iterdir()] == ["version_0"]
+    resumed = (RUN / "training_bound.csv").read_text(), torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
+    shutil.rmtree("runs")
+    assert after_fit(*longer) == 0
+    whole = (RUN / "training_bound.csv").read_text(), torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
+    assert resumed[0] == whole[0]
+    assert resumed[1]["lr_schedulers"] == whole[1]["lr_schedulers"]
+    for part in ("state_dict", "optimizer_states"):
+        torch.testing.assert_close(resumed[1][part], whole[1][part], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_trains_validates_and_tests(config: Path, run: Run) -> None:
+    first = config.read_text().splitlines()[0]
+    assert first == f"# lvm-lightning fit --config configs/{config.name}"
+    few = ["--data.batch_size", "8", "--data.eval_batch_size", "8", "--trainer.limit_val_batches", "1", *QUIET]
+    few += [
+        "--trainer.limit_test_batches",
+        "1",
+        "--trainer.val_check_interval",
+        "2",
+        "--trainer.log_every_n_steps",
+        "1",
+    ]
+    assert run("fit", "--config", config, *few, "--trainer.max_steps", "2") == 0
+    for subcommand in ("validate", "test"):
+        assert run(subcommand, "--config", config, *few, "--ckpt_path", "last") == 0
+    quantities = json.loads((Path("runs") / config.stem / "version_0" / "evaluation.json").read_text())
+    assert quantities[0]["images"] == 8
+
+
+WRONG: dict[str, tuple[list[object], int, str]] = {
+    "unknown key": (["fit", "--config", CONFIG, "--model.inner_sample", "3"], 2, "inner_sample"),
+    "unknown trainer key": (["fit", "--config", CONFIG, "--trainer.steps", "3"], 2, "--trainer.steps"),
+    "no samples": (["fit", "--config", CONFIG, "--model.inner_samples", "0"], 2, "inner_samples.* 0 .*v>0"),
+    "not a number": (["fit", "--config", CONFIG, "--model.inner_samples", "many"], 2, "inner_samples.*many"),
+    "unknown points": (["fit", "--config", CONFIG, "--model.points", "halton"], 2, "points.*'iid', 'sobol'.*halton"),
+    "unknown model": (["fit", "--config", CONFIG, "--model", "NoSuchModel"], 2, "model.*NoSuchModel"),
+    "unknown precision": (["fit", "--config", CONFIG, "--trainer.precision", "7"], 2, "precision.*got 7"),
+    "missing config": (["fit", "--config", "missing.yaml"], 2, "missing.yaml"),
+    "broken config": (["fit", "--config", "broken.yaml"], 2, "config"),
+    "no config": (["fit"], 2, "required.*model"),
+    "no subcommand": ([], 2, "subcommand"),
+    "unknown subcommand": (["fly"], 2, "'fly'.*'fit'"),
+    "grey images": (["fit", "--config", CONFIG, "--data.binarisation", "none"], 1, "needs binary images, got grey"),
+    "no folder": (["fit", "--config", CONFIG, "--data.source", "larochelle_murray"], 1, "data.folder: must name"),
+    "too large a batch": (["fit", "--config", CONFIG, "--data.batch_size", "60000"], 1, "50,000 .*got 60000"),
+    "no checkpoint to validate": (["validate", "--config", CONFIG], 2, "ckpt_path: validate needs a trained model"),
+    "no checkpoint to test": (["test", "--config", CONFIG], 2, "ckpt_path: test needs a trained model, got none"),
+    "no checkpoint to sample": (["sample", "--config", CONFIG], 2, "ckpt_path: sample needs a trained model"),
+    "no last run": (["test", "--config", CONFIG, "--ckpt_path", "last"], 2, "no run under runs/prior_iwae has"),
+    "missing checkpoint": (["test", "--config", CONFIG, "--ckpt_path", "no.ckpt"], 2, "no such file: no.ckpt"),
+    "text as checkpoint": (["test", "--config", CONFIG, "--ckpt_path", "text.ckpt"], 2, "text.ckpt is not a readable"),
+    "other checkpoint": (["test", "--config", CONFIG, "--ckpt_path", "other.ckpt"], 2, "other.ckpt holds no trained"),
+    "no images to draw": (["sample", "--config", CONFIG, "--count", "0"], 2, "count.* 0 .*v>0"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_one_line(case: str, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, status, message = WRONG[case]
+    (tmp_path / "broken.yaml").write_text("model: [1, {")
+    (tmp_path / "text.ckpt").write_text("not a checkpoint")
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "other.ckpt")
+    assert run(*arguments, *(QUIET if "--config" in arguments else [])) == status
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("INFO")]
+    (error,) = [line for line in lines if line.startswith("lvm-lightning: error: ")]
+    assert lines[-1] == error
+    assert re.search(message, error)
+    assert "Traceback" not in "".join(lines)
+    assert not list(tmp_path.rglob("checkpoints"))
+
+
+def test_another_models_checkpoint_is_refused(after_fit: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert after_fit("test", "--config", CONFIG, "--ckpt_path", "last", *QUIET, *SMALL[:2]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "model.inner_samples: the checkpoint was trained with 4, the configuration says 128; use" in error
+    assert after_fit("test", "--config", RUN / "config.yaml", "--ckpt_path", "last") == 0
+
+
+def test_truncated_data_file_is_one_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lvm_lightning.data import mnist
+
+    truncated = tmp_path / "mnist.xz"
+    truncated.write_bytes(mnist.packaged_file().read_bytes()[:1_000_000])
+    monkeypatch.setattr(mnist, "packaged_file", lambda: truncated)
+    assert run(*FIT) == 1
+    assert re.search(r"error: .*mnist\.xz: the file must have SHA-256", capsys.readouterr().err.splitlines()[-1])
+
+
+def test_debugging_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LVM_DEBUG", "1")
+    with pytest.raises(ValueError, match="needs binary images"):
+        run(*FIT, "--data.binarisation", "none")
