@@ -105,6 +105,9 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(Pictures, "pictures")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        requested = sys.argv[1] if len(sys.argv) > 1 else None
+        if requested in self.subcommands() and requested != subcommand:  # listed, not filled: that takes a second
+            return self.init_parser(**kwargs)
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})  # EvaluationReport's table has the units and standard errors

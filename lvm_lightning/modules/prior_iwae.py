@@ -22,7 +22,7 @@ from lvm_lightning.randomness import Purpose
 DecoderCallable = Callable[[int, int], nn.Module]
 OutputBias = Literal["logit", "log", "zero"]
 
-DECODED_ROWS = 4096
+DECODED_ROWS = 1024
 """Latent points decoded at a time in evaluation: their activations stay in the processor's cache."""
 
 
