@@ -71,7 +71,8 @@ def test_fit_logs_the_bound_in_nats_to_tensorboard(trained: Path) -> None:
     assert len(logged["val/bound"]) == len(logged["val/bound_stderr"]) == 2
     assert "lr-Adam" in logged
     pictures = EventAccumulator(str(trained / RUN), size_guidance={"images": 0}).Reload().Tags()["images"]
-    assert set(pictures) == {"samples", "means", "latent_grid", "training_bound"}
+    names = ("samples", "means", "latent_grid", "training_bound")
+    assert set(pictures) == {f"figures/{name}" for name in names}
 
 
 def test_checkpoint_loads_without_running_code_and_rebuilds_the_module(trained: Path) -> None:

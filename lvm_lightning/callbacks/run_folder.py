@@ -23,4 +23,4 @@ def publish(trainer: pl.Trainer, folder: Path, figure: Figure, name: str) -> Non
     save_png(pixels, folder / "figures" / f"{name}.png")
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
+            logger.experiment.add_image(f"figures/{name}", pixels, trainer.global_step, dataformats="HWC")
