@@ -132,13 +132,18 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer with the callbacks that fit its switches."""
         trainer = self._get(self.config_init, "trainer")
-        own: list[pl.Callback] = [TrainingBound(), EvaluationReport(), Predictions()]
+        keys = self._parser(self.subcommand).callback_keys
+        own: list[pl.Callback] = []
         if trainer.get("enable_progress_bar") is not False:
             own.append(BoundProgressBar())
-        if trainer.get("logger") is not False:
-            own.append(LearningRateMonitor(logging_interval="step"))
-        if trainer.get("enable_checkpointing") is False or trainer.get("fast_dev_run"):
-            self._parser(self.subcommand).callback_keys.remove("checkpoint")
+        if trainer.get("enable_checkpointing") is False:
+            keys.remove("checkpoint")
+        if trainer.get("fast_dev_run"):
+            keys.clear()  # it leaves nothing behind
+        else:
+            own += [TrainingBound(), EvaluationReport(), Predictions()]
+            if trainer.get("logger") is not False:
+                own.append(LearningRateMonitor(logging_interval="step"))
         trainer.callbacks = [*as_list(trainer.get("callbacks")), *own]
         return super().instantiate_trainer(**kwargs)
 
@@ -261,7 +266,7 @@ def main() -> int:
                 datamodule_class=pl.LightningDataModule,
                 subclass_mode_data=True,
                 parser_class=Parser,
-                parser_kwargs={"prog": PROGRAM},
+                parser_kwargs={"prog": PROGRAM, "description": "Latent-variable models on PyTorch Lightning"},
                 save_config_callback=SaveRunConfig,
                 save_config_kwargs={"overwrite": True},
                 seed_everything_default=0,

@@ -189,6 +189,11 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
     "grey images": (["fit", "--config", CONFIG, "--data.binarisation", "none"], 1, "needs binary images, got grey"),
     "no folder": (["fit", "--config", CONFIG, "--data.source", "larochelle_murray"], 1, "data.folder: must name"),
     "too large a batch": (["fit", "--config", CONFIG, "--data.batch_size", "60000"], 1, "50,000 .*got 60000"),
+    "too short a schedule": (
+        ["fit", "--config", CONFIG, "--trainer.max_steps", "9999"],
+        1,
+        "9,999 .*got 1,250; set both",
+    ),
     "no checkpoint to validate": (["validate", "--config", CONFIG], 2, "ckpt_path: validate needs a trained model"),
     "no checkpoint to test": (["test", "--config", CONFIG], 2, "ckpt_path: test needs a trained model, got none"),
     "no checkpoint to sample": (["sample", "--config", CONFIG], 2, "ckpt_path: sample needs a trained model"),
@@ -232,6 +237,19 @@ def test_truncated_data_file_is_one_line(
     monkeypatch.setattr(mnist, "packaged_file", lambda: truncated)
     assert run(*FIT) == 1
     assert re.search(r"error: .*mnist\.xz: the file must have SHA-256", capsys.readouterr().err.splitlines()[-1])
+
+
+def test_fast_dev_run_leaves_nothing_behind(run: Run, tmp_path: Path) -> None:
+    assert run(*FIT, "--trainer.fast_dev_run", "true") == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_lists_every_subcommand(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    assert run("sample", "--help") == 0
+    printed = capsys.readouterr().out
+    for word in ("fit", "validate", "test", "predict", "sample", "--count", "--model.help"):
+        assert word in printed
 
 
 def test_debugging_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

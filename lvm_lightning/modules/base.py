@@ -1,5 +1,6 @@
 """What every latent-variable LightningModule shares: optimiser, noise, and how a bound is kept and reported."""
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -64,14 +65,22 @@ class LatentVariableModule(pl.LightningModule, ABC):
             )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser, and its schedule by the step."""
+        """The optimiser, and its schedule by the step.
+
+        Raises:
+            ValueError: if the schedule is shorter than the training: torch would stop it in the middle.
+        """
         optimizer = self._optimizer(self.parameters())
         if self._lr_scheduler is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self._lr_scheduler(optimizer), "interval": "step"},
-        }
+        scheduler = self._lr_scheduler(optimizer)
+        scheduled, steps = getattr(scheduler, "total_steps", math.inf), self.trainer.estimated_stepping_batches
+        if scheduled < steps:
+            raise ValueError(
+                f"model.lr_scheduler: its total_steps must be at least the {steps:,} training steps, got "
+                f"{scheduled:,}; set both to the same number"
+            )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def noise(self, purpose: Purpose, step: int) -> torch.Generator:
         """Generator of one step's noise, the same in every process and after a resume."""
