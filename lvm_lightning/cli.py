@@ -13,6 +13,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lvm_lightning.argtypes import NonNegativeInt, PositiveInt
 from lvm_lightning.callbacks import BoundProgressBar, EvaluationReport, Pictures, Predictions, TrainingBound
@@ -252,7 +253,11 @@ def debugging() -> bool:
 
 
 def main() -> int:
-    """Run the command; returns its exit status: 0, 1 for a failure, 2 for wrong arguments, 130 after Ctrl-C."""
+    """Run the command.
+
+    Returns:
+        Its exit status: 0, 1 for a failure, 2 for wrong arguments, 130 after Ctrl-C, 143 after SIGTERM.
+    """
     try:
         with warnings.catch_warnings():
             # Lightning 2.6 calls this under torch 2.15; nothing that a user can change.
@@ -272,7 +277,11 @@ def main() -> int:
                 seed_everything_default=0,
                 auto_configure_optimizers=False,
             )
+    except SIGTERMException:
+        return 143
     except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit status 1
+            return 130
         return stop.code if isinstance(stop.code, int) else 1
     except KeyboardInterrupt:
         return 130

@@ -1,8 +1,10 @@
 """Two processes are one: the same gradient, the same metrics, no image twice."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,25 @@ def weights(folder: Path) -> torch.Tensor:
     (path,) = folder.glob("runs/*/version_0/checkpoints/last.ckpt")
     state = torch.load(path, weights_only=True)["state_dict"]
     return torch.cat([value.double().flatten() for value in state.values()])
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_no_success(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    """Lightning alone would exit with 0 after SIGTERM."""
+    options = [*ONE_STEP, "--trainer.max_steps", "100000", "--trainer.val_check_interval", "1000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lvm_lightning", "fit", "--config", str(CONFIG), *options],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 90
+    while not list(tmp_path.glob("runs/*/version_0/events*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(3)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status, errors
 
 
 @pytest.mark.parametrize("share_points", ["true", "false"])
