@@ -104,6 +104,8 @@ class CLI(LightningCLI):
             }
         )
         parser.add_lightning_class_args(Pictures, "pictures")
+        help_text = "whether fit goes on to test the model that it ends with, in the same process"
+        parser.add_argument("--test_after_fit", type=bool, default=False, help=help_text)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         requested = sys.argv[1] if len(sys.argv) > 1 else None
@@ -147,6 +149,11 @@ class CLI(LightningCLI):
                 own.append(LearningRateMonitor(logging_interval="step"))
         trainer.callbacks = [*as_list(trainer.get("callbacks")), *own]
         return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """Test the trained model, if asked to."""
+        if self._get(self.config_init, "test_after_fit"):
+            self.trainer.test(self.model, self.datamodule, verbose=False)
 
 
 def as_list(value: Any) -> list[Any]:

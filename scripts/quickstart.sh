@@ -8,8 +8,7 @@ echo "Installing into .venv (PyTorch is large: some minutes the first time) …"
 prepare_environment .
 
 started=$SECONDS
-lvm-lightning fit --config configs/prior_iwae.yaml
-lvm-lightning test --config configs/prior_iwae.yaml --ckpt_path last
+lvm-lightning fit --config configs/prior_iwae.yaml --test_after_fit true
 run=$(ls -td runs/prior_iwae/version_* | head -n 1)
 
 cat <<END

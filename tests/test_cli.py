@@ -113,6 +113,14 @@ def test_test_writes_labelled_quantities(after_fit: Run, capsys: pytest.CaptureF
     assert json.loads((RUN / "evaluation.json").read_text()) == quantities
 
 
+def test_fit_can_go_on_to_test_the_model_that_it_ends_with(after_fit: Run) -> None:
+    assert after_fit("test", "--config", CONFIG, *SMALL, *QUIET, "--ckpt_path", "last") == 0
+    apart = json.loads((RUN / "evaluation.json").read_text())
+    shutil.rmtree("runs")
+    assert after_fit(*FIT, "--test_after_fit", "true") == 0
+    assert json.loads((RUN / "evaluation.json").read_text()) == apart
+
+
 def test_validate_and_predict_use_the_checkpoint(after_fit: Run, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["--config", CONFIG, *SMALL, *QUIET, "--ckpt_path", "best"]
     assert after_fit("predict", *common) == 0
