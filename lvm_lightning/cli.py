@@ -31,7 +31,28 @@ class UserError(Exception):
 
 
 class Trainer(pl.Trainer):
-    """Lightning's Trainer, with a method for the subcommand that Lightning has none for."""
+    """Lightning's Trainer, with a method for the subcommand that Lightning has none for.
+
+    The limits are spelled out because ``typing`` may hand out Lightning's ``Union[int, float]`` with its members
+    swapped, whichever some other library made first; then 1 on the command line would be 1.0, all batches.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit_train_batches: int | float | None = None,
+        limit_val_batches: int | float | None = None,
+        limit_test_batches: int | float | None = None,
+        limit_predict_batches: int | float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            limit_train_batches=limit_train_batches,
+            limit_val_batches=limit_val_batches,
+            limit_test_batches=limit_test_batches,
+            limit_predict_batches=limit_predict_batches,
+            **kwargs,
+        )
 
     def sample(
         self,

@@ -252,6 +252,17 @@ def test_fast_dev_run_leaves_nothing_behind(run: Run, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_limit_of_one_batch_is_not_all_batches(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"limit_{stage}_batches" for stage in ("train", "val", "test", "predict")]
+    for given, parsed in [("1", 1), ("3", 3), ("0.5", 0.5)]:
+        limits = [word for name in names for word in (f"--trainer.{name}", given)]
+        assert run(*FIT, *limits, "--print_config") == 0
+        trainer = yaml.safe_load(capsys.readouterr().out)["trainer"]
+        for name in names:
+            assert trainer[name] == parsed
+            assert type(trainer[name]) is type(parsed)
+
+
 def test_help_lists_every_subcommand(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     assert run("sample", "--help") == 0
