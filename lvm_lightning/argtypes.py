@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     PositiveInt = int
     NonNegativeInt = int
     ClosedUnitInterval = float
+    PositiveFloat = float
+    NonNegativeFloat = float
 else:
-    from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
+    from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-__all__ = ["ClosedUnitInterval", "NonNegativeInt", "PositiveInt"]
+__all__ = ["ClosedUnitInterval", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt"]

@@ -1,15 +1,52 @@
 """Conditional densities p(x|z): the decoder's output and x in, nats with every constant out.
 
-Samples come first: the decoder's output is ``(*S, B, D)``, or ``(*S, 1, D)`` when the batch shares its
-latent points; x is ``(B, D)``; a log-likelihood is ``(*S, B)``.
+Samples come first: the decoder's output is ``(*S, B, P·D)`` with P parameters a pixel, or ``(*S, 1, P·D)`` when the
+batch shares its latent points; x is ``(B, D)``; a log-likelihood is ``(*S, B)``.
 """
 
+import math
+from abc import ABC, abstractmethod
+from typing import Literal
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from lvm_lightning.argtypes import PositiveFloat
 
-class Bernoulli:
+
+class Likelihood(nn.Module, ABC):
+    """Abstract p(x|z) with independent pixels.
+
+    Attributes:
+        parameters_per_pixel: P, how many numbers of a pixel the decoder puts out.
+        support: ``binary`` when x must hold zeros and ones, ``real`` when it may hold anything. A data module whose
+            ``values`` are not binary is refused by a binary likelihood before training.
+        density: whether the number is a density, in nats that depend on the scale of x, and not a probability.
+    """
+
+    parameters_per_pixel: int = 1
+    support: Literal["binary", "real"]
+    density: bool
+
+    @abstractmethod
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """log p(x|z): ``(*S, B, P·D)`` or shared ``(*S, 1, P·D)``, and x ``(B, D)`` → ``(*S, B)``, nats."""
+
+    @abstractmethod
+    def mean(self, parameters: Tensor) -> Tensor:
+        """E[x|z], ``(*, P·D) → (*, D)``: not a sample of x."""
+
+    @abstractmethod
+    def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """x ~ p(x|z), ``(*, P·D) → (*, D)``; the noise comes from a CPU generator."""
+
+    @abstractmethod
+    def parameters_of_mean(self, mean: Tensor) -> Tensor:
+        """The first parameter of the pixels whose mean is given, ``(D,) → (D,)``: where an output bias can start."""
+
+
+class Bernoulli(Likelihood):
     """Independent Bernoulli pixels on logits.
 
         log p(x|z) = Σ_j x_j l_j − softplus(l_j),   l = decoder(z),  x_j ∈ {0, 1}
@@ -19,7 +56,7 @@ class Bernoulli:
     """
 
     support = "binary"
-    """What x must be: a data module whose ``values`` differ is refused."""
+    density = False
 
     def log_prob(self, logits: Tensor, x: Tensor) -> Tensor:
         """Log-probability of every x under every latent point.
@@ -47,4 +84,103 @@ class Bernoulli:
 
     def sample(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """x ~ p(x|z): zeros and ones in the shape of ``logits``."""
-        return torch.bernoulli(self.mean(logits), generator=generator)
+        u = torch.rand(logits.shape, generator=generator).to(logits.device)
+        return (u < self.mean(logits)).to(logits.dtype)
+
+    def parameters_of_mean(self, mean: Tensor) -> Tensor:
+        """The logit, cut at the means 1e-6 and 1 − 1e-6."""
+        return torch.logit(mean, eps=1e-6)
+
+
+class GaussianLikelihood(Likelihood):
+    """Independent Gaussian pixels, abstract in where the standard deviation comes from.
+
+        log p(x|z) = −½ Σ_j [ ((x_j − m_j)/σ_j)² + 2 log σ_j + log 2π ]
+
+    It is a density: nats per image on the scale of x. On x in [−1, 1] it is D log 2 nats lower than on [0, 1], and on
+    grey levels it grows without limit as σ → 0 unless the data are dequantised.
+    """
+
+    support = "real"
+    density = True
+
+    @abstractmethod
+    def mean_and_log_sigma(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """m ``(*, D)`` and log σ, which broadcasts against it."""
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """Log-density of every x under every latent point, ``(*S, B)`` in nats, in float32 or better."""
+        with torch.autocast(parameters.device.type, enabled=False):
+            parameters = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
+            mean, log_sigma = self.mean_and_log_sigma(parameters)
+            scaled = (x - mean) * (-log_sigma).exp()
+            log_sigma = log_sigma.expand(mean.shape)
+            return -0.5 * scaled.square().sum(-1) - log_sigma.sum(-1) - 0.5 * x.shape[-1] * math.log(2 * math.pi)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """E[x|z] = m."""
+        return self.mean_and_log_sigma(parameters)[0]
+
+    def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """x = m + σ ε."""
+        mean, log_sigma = self.mean_and_log_sigma(parameters)
+        return mean + log_sigma.exp() * torch.randn(mean.shape, generator=generator).to(mean)
+
+    def parameters_of_mean(self, mean: Tensor) -> Tensor:
+        """The mean itself."""
+        return mean
+
+
+class Gaussian(GaussianLikelihood):
+    """Gaussian pixels with one standard deviation for all: m = decoder(z), σ fixed or learned.
+
+    Args:
+        sigma: σ, or where a learned σ starts.
+        learn_sigma: whether σ is a parameter of the model.
+        floor: least value of a learned σ.
+
+    Raises:
+        ValueError: if a learned σ starts at its floor or below.
+    """
+
+    def __init__(self, sigma: PositiveFloat = 1.0, learn_sigma: bool = False, floor: PositiveFloat = 1e-3) -> None:
+        super().__init__()
+        if learn_sigma and sigma <= floor:
+            raise ValueError(f"likelihood.sigma: a learned σ must start above its floor {floor:g}, got {sigma:g}")
+        self.fixed_sigma = None if learn_sigma else sigma
+        self.floor = floor
+        if learn_sigma:
+            self.log_excess = nn.Parameter(torch.tensor(math.log(sigma - floor)))
+
+    @property
+    def sigma(self) -> Tensor:
+        """σ, ``()``; learned, it is floor + exp(its parameter)."""
+        if self.fixed_sigma is not None:
+            return torch.tensor(self.fixed_sigma, dtype=torch.float64)
+        return self.floor + self.log_excess.exp()
+
+    def mean_and_log_sigma(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """The decoder's output, and log σ ``()``."""
+        return parameters, self.sigma.log().to(parameters)
+
+
+class PixelwiseGaussian(GaussianLikelihood):
+    """Gaussian pixels with a mean and a variance each: (m, s) = decoder(z), σ² = floor² + exp(s).
+
+    The decoder puts out the D means first and the D numbers s behind them.
+
+    Args:
+        floor: least value of σ. Without one, a pixel that never varies sends the density to infinity.
+    """
+
+    parameters_per_pixel = 2
+
+    def __init__(self, floor: PositiveFloat = 1e-2) -> None:
+        super().__init__()
+        self.floor = floor
+
+    def mean_and_log_sigma(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """m and log σ, both ``(*, D)``."""
+        mean, log_variance = parameters.chunk(2, dim=-1)
+        log_floor = torch.full_like(log_variance, 2 * math.log(self.floor))
+        return mean, 0.5 * torch.logaddexp(log_variance, log_floor)

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from lvm_lightning.argtypes import PositiveInt
 
@@ -33,3 +33,76 @@ class MLP(nn.Sequential):
         for fan_in, fan_out in itertools.pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out), getattr(nn, activation)()]
         super().__init__(*layers, nn.Linear(widths[-1], out_features))
+
+
+SIDE = 28
+CODE = 32
+"""Channels of the 1 × 1 image between the convolutional encoder's last pool and the decoder's first layer."""
+
+
+def _conv(fan_in: int, fan_out: int, kernel: int, padding: int = 0) -> list[nn.Module]:
+    return [nn.Conv2d(fan_in, fan_out, kernel, padding=padding), nn.LeakyReLU()]
+
+
+def _up() -> nn.Module:
+    return nn.Upsample(scale_factor=2, mode="bilinear")
+
+
+class ConvEncoder(nn.Sequential):
+    """Convolutional encoder of 28 × 28 images, ``(B, 784) → (B, out_features)``.
+
+    28 → 26 → 24, pool 12 → 10 → 8, pool 4 → 3 → 2, pool 1: 8, 16 and 32 channels, two convolutions each with a
+    LeakyReLU behind them, then one linear layer.
+
+    Args:
+        in_features: 784.
+        out_features: width of the output.
+
+    Raises:
+        ValueError: if ``in_features`` is not 784.
+    """
+
+    def __init__(self, in_features: PositiveInt, out_features: PositiveInt) -> None:
+        if in_features != SIDE**2:
+            raise ValueError(f"ConvEncoder: serves images of 784 pixels, got {in_features}; use MLP")
+        super().__init__(
+            nn.Unflatten(-1, (1, SIDE, SIDE)),
+            *_conv(1, 8, 3), *_conv(8, 8, 3), nn.MaxPool2d(2),
+            *_conv(8, 16, 3), *_conv(16, 16, 3), nn.MaxPool2d(2),
+            *_conv(16, 32, 2), *_conv(32, CODE, 2), nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(CODE, out_features),
+        )  # fmt: skip
+
+
+class ConvDecoder(nn.Module):
+    """Convolutional decoder to 28 × 28 images, ``(*, K) → (*, P·784)`` for P parameters a pixel, all of one before
+    the next.
+
+    1, up 2 → 4 → 6, up 12 → 14 → 14, up 28 → 28: 32, 16, 8 and P channels, bilinear upsampling, LeakyReLU between
+    the convolutions.
+
+    Args:
+        in_features: number K of latent dimensions.
+        out_features: 784 P.
+
+    Raises:
+        ValueError: if ``out_features`` is not a multiple of 784.
+    """
+
+    def __init__(self, in_features: PositiveInt, out_features: PositiveInt) -> None:
+        if out_features % SIDE**2:
+            raise ValueError(f"ConvDecoder: serves images of 784 pixels, got {out_features} outputs; use MLP")
+        super().__init__()
+        self.layers = nn.Sequential(
+            *_conv(in_features, CODE, 1), _up(),
+            *_conv(CODE, 16, 3, padding=2), *_conv(16, 16, 3, padding=2), _up(),
+            *_conv(16, 8, 3, padding=2), *_conv(8, 8, 3, padding=1), _up(),
+            nn.Conv2d(8, out_features // SIDE**2, 3, padding=1),
+            nn.Flatten(),
+        )  # fmt: skip
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Latent points ``(*, K)`` → parameters ``(*, P·784)``."""
+        parameters: Tensor = self.layers(z.reshape(-1, z.shape[-1], 1, 1))
+        return parameters.view(*z.shape[:-1], -1)

@@ -17,9 +17,11 @@ ROOMS: dict[str, set[str]] = {
     "argtypes": set(),
     "randomness": set(),
     "bounds": set(),
-    "likelihoods": set(),
+    "estimators": {"bounds"},
+    "likelihoods": {"argtypes"},
     "networks": {"argtypes"},
-    "priors": set(),
+    "priors": {"argtypes"},
+    "proposals": {"argtypes"},
     "integration": set(),
     "data": {"argtypes"},
     "evaluation": {"bounds", "integration"},
@@ -27,9 +29,11 @@ ROOMS: dict[str, set[str]] = {
         "argtypes",
         "randomness",
         "bounds",
+        "estimators",
         "likelihoods",
         "networks",
         "priors",
+        "proposals",
         "integration",
         "data",
         "evaluation",
@@ -41,7 +45,10 @@ ROOMS: dict[str, set[str]] = {
     "__main__": {"cli"},
     "__init__": set(),
 }
-SCIENCE = ["bounds", "likelihoods", "networks", "priors", "integration", "evaluation", "figures", "randomness"]
+SCIENCE = [
+    *["bounds", "estimators", "likelihoods", "networks", "priors", "proposals", "integration"],
+    *["evaluation", "figures", "randomness"],
+]
 
 
 def room(path: Path) -> str:

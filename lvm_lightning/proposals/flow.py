@@ -1,0 +1,110 @@
+"""A normalising flow on top of a diagonal Gaussian."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from zuko.flows import MaskedAutoregressiveTransform
+from zuko.lazy import LazyComposedTransform
+from zuko.transforms import ComposedTransform
+
+from lvm_lightning.argtypes import PositiveInt
+from lvm_lightning.proposals.base import Posterior, Proposal
+from lvm_lightning.proposals.gaussian import DiagonalGaussian, GaussianPosterior, Scale
+
+
+class Flow(nn.Module):
+    """z = T(z₀; c), a composition of affine autoregressive maps with context c.
+
+    Args:
+        dim: number K of dimensions.
+        context: width of c.
+        depth: number of maps; each takes the dimensions in the reverse order of the one before it.
+        hidden: widths of each map's hidden layers.
+    """
+
+    def __init__(self, dim: int, context: int, depth: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        order = torch.arange(dim)
+        orders = [order if i % 2 == 0 else order.flip(0) for i in range(depth)]
+        options = {"context": context, "hidden_features": tuple(hidden)}
+        self.maps = LazyComposedTransform(*[MaskedAutoregressiveTransform(dim, order=o, **options) for o in orders])
+
+    def forward(self, z: Tensor, context: Tensor, invert: bool = False) -> tuple[Tensor, Tensor]:
+        """T(z; c) or its inverse, ``(*S, B, K)``, and log |det| of its Jacobian, ``(*S, B)``; c is ``(B, C)``.
+
+        Forwards all dimensions at once; inverted one after the other, K passes a map.
+        """
+        transform = cast(ComposedTransform, self.maps(context))
+        out: tuple[Tensor, Tensor] = (transform.inv if invert else transform).call_and_ladj(z)
+        return out
+
+
+class FlowProposal(Proposal):
+    """q(z|x) of z = T(z₀; c), z₀ ~ N(μ, diag σ²).
+
+        log q(z|x) = log N(z₀; μ, diag σ²) − log |det ∂T/∂z₀|
+
+    Args:
+        base: the distribution of z₀.
+        flow: T.
+        context: c, ``(B, C)``.
+    """
+
+    def __init__(self, base: DiagonalGaussian, flow: Flow, context: Tensor) -> None:
+        self.base, self.flow, self.context = base, flow, context
+
+    @property
+    def location(self) -> Tensor:
+        """T(μ; c): a point of high density, not the mean."""
+        return cast(Tensor, self.flow(self.base.mean, self.context)[0])
+
+    def rsample(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """z = T(μ + σ ε; c), in one pass a map."""
+        z0, log_q0 = self.base.rsample(noise)
+        z, log_jacobian = self.flow(z0, self.context)
+        return z, log_q0 - log_jacobian
+
+    def stopped_log_prob(self, z: Tensor) -> Tensor:
+        """log q(z|x) with the encoder and the flow held fixed; K passes a map, as T has to be inverted."""
+        fixed = {name: parameter.detach() for name, parameter in self.flow.named_parameters()}
+        z0, log_jacobian = functional_call(self.flow, fixed, (z, self.context.detach(), True))
+        return cast(Tensor, self.base.stopped_log_prob(z0) + log_jacobian)
+
+
+class InverseAutoregressiveFlow(Posterior):
+    """h = (μ, s, c) → an inverse autoregressive flow with context c over N(μ, diag σ²).
+
+    Args:
+        latent_dim: number K of latent dimensions.
+        depth: number of autoregressive maps.
+        hidden: widths of each map's hidden layers.
+        context: width of c; K by default.
+        scale: how σ comes from s, ``exp`` or ``softplus``.
+
+    Reference:
+        Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016, eq. 10.
+    """
+
+    factorised = False
+
+    def __init__(
+        self,
+        latent_dim: int,
+        depth: PositiveInt = 2,
+        hidden: Sequence[PositiveInt] = (256, 256),
+        context: PositiveInt | None = None,
+        scale: Scale = "softplus",
+    ) -> None:
+        super().__init__()
+        self.base = GaussianPosterior(latent_dim, scale)
+        context = context or latent_dim
+        self.flow = Flow(latent_dim, context, depth, hidden)
+        self.features = self.base.features + context
+
+    def forward(self, h: Tensor) -> FlowProposal:
+        """Features ``(B, 2K + C)`` → the proposal."""
+        h = h.to(torch.promote_types(h.dtype, torch.float32))
+        return FlowProposal(self.base(h[:, : self.base.features]), self.flow, h[:, self.base.features :])

@@ -1,0 +1,155 @@
+"""Proposals and priors: densities that integrate to 1, log q of their own samples, and closed-form KL."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lvm_lightning.priors import FlowPrior, Prior, StandardNormal, standard_normal_log_prob
+from lvm_lightning.proposals import DiagonalGaussian, GaussianPosterior, InverseAutoregressiveFlow, Posterior, Proposal
+from tests.conftest import assert_within
+
+B = 3
+
+
+def heads(K: int) -> dict[str, Posterior]:
+    torch.manual_seed(0)
+    made: dict[str, Posterior] = {
+        "exp": GaussianPosterior(K, "exp"),
+        "softplus": GaussianPosterior(K, "softplus"),
+        "flow": InverseAutoregressiveFlow(K, hidden=(16,)),
+        "deep flow": InverseAutoregressiveFlow(K, depth=3, hidden=(8, 8), context=1, scale="exp"),
+    }
+    for head in made.values():
+        head.double()
+        for parameter in head.parameters():
+            parameter.data.mul_(1.5)  # away from the identity
+    return made
+
+
+def proposal(name: str, K: int = 2, seed: int = 1) -> Proposal:
+    head = heads(K)[name]
+    h = 0.5 * torch.randn(B, head.features, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    made: Proposal = head(h)
+    return made
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("K", [1, 2, 5])
+@pytest.mark.parametrize("name", ["exp", "softplus", "flow", "deep flow"])
+def test_the_density_of_a_sample_is_the_density_at_that_point(name: str, K: int) -> None:
+    z, log_q = proposal(name, K).rsample(noise(4, 6, B, K))
+    assert (z.shape, log_q.shape) == ((4, 6, B, K), (4, 6, B))
+    torch.testing.assert_close(proposal(name, K).stopped_log_prob(z), log_q)
+
+
+@pytest.mark.parametrize("name", ["exp", "softplus", "flow", "deep flow"])
+def test_the_density_integrates_to_one(name: str) -> None:
+    axis = torch.linspace(-12, 12, 601, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis).unsqueeze(1).expand(-1, B, -1)
+    with torch.no_grad():
+        total = proposal(name, seed=4).stopped_log_prob(grid).exp().sum(0) * (axis[1] - axis[0]) ** 2
+    torch.testing.assert_close(total, torch.ones(B, dtype=torch.float64), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["flow", "deep flow"])
+def test_log_q_of_a_flow_is_the_change_of_variables(name: str) -> None:
+    """Against the Jacobian of ε → z by automatic differentiation."""
+    q, eps = proposal(name, 3), noise(1, B, 3)
+    log_q = q.rsample(eps)[1]
+    jacobian = torch.autograd.functional.jacobian(lambda e: q.rsample(e)[0], eps)
+    for b in range(B):
+        log_det = torch.linalg.slogdet(jacobian[0, b, :, 0, b])[1]
+        torch.testing.assert_close(log_q[0, b], standard_normal_log_prob(eps[0, b]) - log_det)
+
+
+@pytest.mark.parametrize("name", ["exp", "flow"])
+def test_a_stopped_density_leaves_the_encoder_alone_and_moves_with_z(name: str) -> None:
+    head = heads(3)[name]
+    h = torch.randn(B, head.features, dtype=torch.float64, requires_grad=True)
+    z = noise(2, B, 3).requires_grad_()
+    head(h).stopped_log_prob(z).sum().backward()
+    assert h.grad is None
+    assert all(parameter.grad is None for parameter in head.parameters())
+    assert z.grad is not None
+    assert (z.grad != 0).all()
+
+
+def test_the_gradient_of_a_stopped_flow_density_is_that_of_the_density() -> None:
+    z = noise(1, B, 3).requires_grad_()
+    q = proposal("flow", 3)
+    (to_z,) = torch.autograd.grad(q.stopped_log_prob(z).sum(), z)
+    step = 1e-6
+    for k in range(3):
+        shift = torch.zeros(3, dtype=torch.float64).index_fill(0, torch.tensor(k), step)
+        difference = (q.stopped_log_prob(z + shift) - q.stopped_log_prob(z - shift)) / (2 * step)
+        torch.testing.assert_close(to_z[..., k], difference.detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["exp", "softplus"])
+def test_the_closed_form_kl_is_the_mean_of_log_q_minus_log_p(name: str) -> None:
+    q = proposal(name, 4)
+    z, log_q = q.rsample(noise(40_000, B, 4))
+    kl = q.kl_per_dimension()
+    assert kl is not None
+    assert_within(log_q - standard_normal_log_prob(z), kl.sum(-1), errors=4)
+    assert kl.shape == (B, 4)
+    assert (kl >= 0).all()
+
+
+def test_each_dimension_has_its_own_kl() -> None:
+    q = DiagonalGaussian(torch.tensor([[0.0, 2.0]]), torch.tensor([[0.0, 0.0]]))
+    torch.testing.assert_close(q.kl_per_dimension(), torch.tensor([[0.0, 2.0]]))
+
+
+def test_a_flow_has_no_closed_form_kl() -> None:
+    assert proposal("flow").kl_per_dimension() is None
+    assert not heads(2)["flow"].factorised
+
+
+def test_the_features_are_means_and_then_scales() -> None:
+    h = torch.tensor([[1.0, 2.0, -1.0, 0.5]])
+    for scale, sigma in [("exp", h[:, 2:].exp()), ("softplus", (1 + h[:, 2:].exp()).log())]:
+        options: dict[str, Any] = {"scale": scale}
+        q = GaussianPosterior(2, **options)(h)
+        torch.testing.assert_close(q.location, h[:, :2])
+        torch.testing.assert_close(q.log_sigma.exp(), sigma)
+
+
+@pytest.mark.parametrize("name", ["exp", "flow"])
+def test_half_precision_features_become_float32(name: str) -> None:
+    head = heads(2)[name].float()
+    z, log_q = head(torch.randn(B, head.features).bfloat16()).rsample(torch.randn(2, B, 2))
+    assert z.dtype == log_q.dtype == torch.float32
+
+
+# Priors
+
+
+def priors(K: int) -> list[Prior]:
+    flow = FlowPrior(K, hidden=(16,)).double()
+    for parameter in flow.parameters():
+        parameter.data.mul_(2)
+    return [StandardNormal(K), flow]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_prior_integrates_to_one_and_its_samples_have_its_density(which: int) -> None:
+    prior = priors(2)[which]
+    axis = torch.linspace(-12, 12, 801, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis)
+    with torch.no_grad():
+        density = prior.log_prob(grid).exp() * (axis[1] - axis[0]) ** 2
+        z = prior.transform(noise(20_000, 2))
+        assert float(density.sum()) == pytest.approx(1, abs=1e-3)
+        assert_within(z, density @ grid, errors=4)
+        assert_within(prior.log_prob(z), (density * prior.log_prob(grid)).sum(), errors=4)
+
+
+def test_the_standard_normals_quantiles_are_its_own() -> None:
+    u = torch.tensor([[0.5, 0.975]], dtype=torch.float64)
+    torch.testing.assert_close(StandardNormal(2).icdf(u), torch.tensor([[0.0, 1.959964]], dtype=torch.float64))
