@@ -85,3 +85,67 @@ def nested_iw_elbo(log_w: Tensor) -> Tensor:
     """
     _require_axes(log_w, "(J, N, B)", 3)
     return (log_w.logsumexp(1) - math.log(log_w.shape[1])).mean(0)
+
+
+def require_order(alpha: float, argument: str = "alpha") -> None:
+    """Refuse an order that the Rényi bound divides by zero at, or that makes it no lower bound.
+
+    Raises:
+        ValueError: unless 0 ≤ α < 1.
+    """
+    if not 0 <= alpha < 1:
+        raise ValueError(
+            f"{argument}: must be in [0, 1), got {alpha:g}; the limit α → 1 is the ELBO, which is one inner sample "
+            "with any α"
+        )
+
+
+def renyi(log_w: Tensor, alpha: float) -> Tensor:
+    """Variational Rényi bound of order α with N samples.
+
+        L_{α,N}(x) = E 1/(1−α) log 1/N Σ_n w_n^{1−α}  ≤  log p(x),   0 ≤ α < 1
+
+    α = 0 is the importance-weighted bound, α → 1 the ELBO, and in between the expectation falls with α: one
+    N gives a ladder of bounds. As N grows it rises to log p(x) − D_α(q ‖ p(z|x)), and only for α = 0 to log p(x).
+
+    Args:
+        log_w: log importance weights ``(N, B)`` in nats.
+        alpha: order α.
+
+    Returns:
+        The bound ``(B,)`` in nats.
+
+    Raises:
+        ValueError: if ``log_w`` is not ``(N, B)`` with N ≥ 1, or α is outside [0, 1).
+
+    Reference:
+        Li & Turner, Rényi Divergence Variational Inference, 2016, eq. 10; theorem 2 for its place below log p(x).
+    """
+    _require_axes(log_w, "(N, B)", 2)
+    return nested_renyi(log_w.unsqueeze(0), alpha)
+
+
+def nested_renyi(log_w: Tensor, alpha: float) -> Tensor:
+    """Mean over J of the Rényi bound of order α with N samples.
+
+        L_{α,J,N}(x) = 1/J Σ_j 1/(1−α) ( logsumexp_n (1−α) log w_{j,n} − log N )  ≤  log p(x)
+
+    α = 0 is :func:`nested_iw_elbo`; N = 1 is the ELBO over J samples, whatever α is.
+
+    Args:
+        log_w: log importance weights ``(J, N, B)`` in nats.
+        alpha: order α.
+
+    Returns:
+        The bound ``(B,)`` in nats.
+
+    Raises:
+        ValueError: if ``log_w`` is not ``(J, N, B)`` with J, N ≥ 1, or α is outside [0, 1).
+
+    Reference:
+        Li & Turner, Rényi Divergence Variational Inference, 2016, eq. 10;
+        Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018, eq. 9 (the mean over J).
+    """
+    _require_axes(log_w, "(J, N, B)", 3)
+    require_order(alpha)
+    return nested_iw_elbo((1 - alpha) * log_w) / (1 - alpha)

@@ -1,0 +1,160 @@
+"""Gradient estimators: the same value, the same expectation where they promise it, and their rates."""
+
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from lvm_lightning.estimators import Estimator, Objective
+from lvm_lightning.proposals import DiagonalGaussian
+from tests.linear_gaussian import BIAS, K, S, W, X, gradients, log_weights, posterior, slope, wrong
+
+DREG: Estimator = "doubly_reparameterised"
+STL: Estimator = "sticking_the_landing"
+ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
+
+
+def same_mean(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Largest distance of two means of independent rows, in standard errors."""
+    stderr = (first.var(0) / len(first) + second.var(0) / len(second)).sqrt()
+    return float(((first.mean(0) - second.mean(0)) / stderr).abs().max())
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+@pytest.mark.parametrize(("J", "N"), [(1, 1), (1, 8), (4, 3)])
+def test_swapping_the_estimator_changes_no_value(J: int, N: int, alpha: float) -> None:
+    first, *others = (gradients(Objective(J, N, alpha, estimator), wrong(), 50)[2] for estimator in ESTIMATORS)
+    for other in others:
+        assert torch.equal(first, other)
+    log_w = log_weights(*wrong(), J, N, 50)
+    torch.testing.assert_close(first, Objective(J, N, alpha).bound(log_w), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_decoders_gradient_is_the_bounds_own(estimator: Estimator) -> None:
+    expected = gradients(Objective(2, 8), wrong(), 50)[1]
+    torch.testing.assert_close(gradients(Objective(2, 8, 0.0, estimator), wrong(), 50)[1], expected)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+@pytest.mark.parametrize("N", [1, 8, 64])
+def test_pathwise_and_doubly_reparameterised_have_the_same_encoder_gradient(N: int, alpha: float) -> None:
+    repeats = 40_000
+    pathwise = gradients(Objective(1, N, alpha), wrong(), repeats, seed=1)[0]
+    doubly = gradients(Objective(1, N, alpha, DREG), wrong(), repeats, seed=2)[0]
+    assert same_mean(pathwise, doubly) < 3
+    assert (pathwise.mean(0).abs() > 3 * pathwise.std(0) / repeats**0.5).any()  # there is a gradient to agree on
+
+
+def test_sticking_the_landing_agrees_on_the_elbo_and_is_biased_beyond() -> None:
+    repeats = 40_000
+    for J, N, agrees in [(1, 1, True), (8, 1, True), (1, 8, False)]:
+        pathwise = gradients(Objective(J, N), wrong(), repeats, seed=1)[0]
+        stuck = gradients(Objective(J, N, 0.0, STL), wrong(), repeats, seed=2)[0]
+        assert (same_mean(pathwise, stuck) < 3) == agrees
+
+
+def test_sticking_the_landing_vanishes_when_q_is_the_posterior() -> None:
+    assert gradients(Objective(4, 1, 0.0, STL), posterior(), 100)[0].abs().max() < 1e-9
+    assert gradients(Objective(4, 8, 0.0, DREG), posterior(), 100)[0].abs().max() < 1e-9
+    assert gradients(Objective(4, 1), posterior(), 100)[0].std(0).min() > 0.1  # pathwise keeps the score's noise
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_the_doubly_reparameterised_gradient_is_its_equation(alpha: float) -> None:
+    """Written out by hand: if the rescaling of ∂ℓ/∂z never happened, these numbers would be pathwise's."""
+    repeats, N = 20, 6
+    mean, log_sigma = wrong()
+    noise = torch.randn(1, N, repeats, K, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z = mean + log_sigma.exp() * noise
+    log_w = log_weights(mean, log_sigma, 1, N, repeats)
+    v = ((1 - alpha) * log_w).softmax(1)
+    c = alpha * v + (1 - alpha) * v**2
+    to_z = (X - BIAS - z @ W.T) @ W / S**2 - z + (z - mean) / (2 * log_sigma).exp()
+    expected = torch.cat([c.unsqueeze(-1) * to_z, c.unsqueeze(-1) * to_z * log_sigma.exp() * noise], -1).sum((0, 1))
+    torch.testing.assert_close(gradients(Objective(1, N, alpha, DREG), wrong(), repeats)[0], expected)
+    assert not torch.allclose(gradients(Objective(1, N, alpha), wrong(), repeats)[0], expected, rtol=0.1)
+
+
+def test_signal_to_noise_falls_with_n_for_pathwise_and_rises_for_doubly_reparameterised() -> None:
+    """Rainforth et al. 2018, theorem 1: 1/√N; Tucker et al. 2018, section 6: √N."""
+    sizes, repeats = [4, 16, 64, 256], 20_000
+
+    def signal_to_noise(estimator: Estimator) -> torch.Tensor:
+        rows = []
+        for N in sizes:
+            to_phi = gradients(Objective(1, N, 0.0, estimator), wrong(), repeats)[0]
+            expected = gradients(Objective(1, N, 0.0, DREG), wrong(), repeats, seed=9)[0].mean(0)
+            rows.append((expected.abs() / to_phi.std(0)).mean())
+        return torch.stack(rows)
+
+    assert abs(slope(sizes, signal_to_noise("pathwise")) + 0.5) < 0.15
+    assert abs(slope(sizes, signal_to_noise(DREG)) - 0.5) < 0.15
+
+
+def test_outer_samples_raise_the_signal_to_noise_as_their_root() -> None:
+    sizes = [1, 4, 16, 64]
+    ratios = []
+    for J in sizes:
+        to_phi = gradients(Objective(J, 1), wrong(), 10_000)[0]
+        ratios.append((to_phi.mean(0).abs() / to_phi.std(0)).max())
+    assert abs(slope(sizes, torch.stack(ratios)) - 0.5) < 0.1
+
+
+def test_the_two_sample_axes_are_not_each_other() -> None:
+    """J = 1, N = 64 is tighter; J = 64, N = 1 has the ELBO's expectation and another gradient."""
+    inner, outer = gradients(Objective(1, 64), wrong(), 4000), gradients(Objective(64, 1), wrong(), 4000)
+    assert float((inner[2] - outer[2]).mean()) > 0.05
+    assert same_mean(gradients(Objective(1, 1), wrong(), 40_000, seed=3)[0], outer[0]) < 3
+    assert same_mean(inner[0], outer[0]) > 10
+
+
+@pytest.mark.parametrize("estimator", ["pathwise", DREG])
+def test_partially_importance_weighted_targets_go_to_their_networks(estimator: Estimator) -> None:
+    J, N, repeats = 4, 8, 50
+    to_phi, to_theta, value = gradients(Objective(J, N, 0.0, estimator, "pooled"), wrong(), repeats)
+    nested_to_phi = gradients(Objective(J, N, 0.0, estimator), wrong(), repeats)[0]
+    log_w = log_weights(*wrong(), J, N, repeats)
+    torch.testing.assert_close(value, Objective(1, J * N).bound(log_w.view(1, J * N, repeats)))
+    torch.testing.assert_close(to_phi, nested_to_phi)
+    weights = log_w.flatten(0, 1).softmax(0)  # (J·N, repeats): the pooled bound's
+    noise = torch.randn(J * N, repeats, K, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z = wrong()[0] + wrong()[1].exp() * noise
+    residual = (X - BIAS - z @ W.T) / S**2
+    torch.testing.assert_close(to_theta, (weights.unsqueeze(-1) * residual).sum(0))
+    assert not torch.allclose(to_theta, gradients(Objective(J, N), wrong(), repeats)[1])
+
+
+def test_pooled_weights_that_underflow_leave_the_encoders_gradient_finite() -> None:
+    """One group 1,000 nats below the other: its pooled weights are 0, its own are not."""
+    mean = torch.zeros(1, 1, requires_grad=True)
+    objective = Objective(2, 2, 0.0, "pathwise", "pooled")
+    draw = objective.draw(DiagonalGaussian(mean, torch.zeros(1, 1)), torch.randn(2, 2, 1, 1))
+    log_lik = draw.z.sum(-1) * torch.tensor([1.0, 3.0]).view(2, 1, 1) - torch.tensor([0.0, 1000.0]).view(2, 1, 1)
+    (gradient,) = torch.autograd.grad(objective.surrogate(draw, log_lik, torch.zeros(2, 2, 1)).sum(), mean)
+    torch.testing.assert_close(gradient, torch.tensor([[2.0]]))  # mean of the two slopes; no score for a mean
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_weighted_kl_changes_the_surrogate_and_not_the_bound(estimator: Estimator) -> None:
+    mean, log_sigma = (p.unsqueeze(0).requires_grad_() for p in wrong())
+    objective = Objective(2, 3, 0.0, estimator)
+    draw = objective.draw(DiagonalGaussian(mean, log_sigma), torch.randn(2, 3, 1, K, dtype=torch.float64))
+    log_lik, log_prior = draw.z.square().sum(-1), draw.z.sum(-1)
+    half = objective.surrogate(draw, log_lik, log_prior, kl_weight=0.5)
+    torch.testing.assert_close(half, objective.bound(log_lik + 0.5 * (log_prior - draw.log_q)))
+    assert not torch.isclose(half, objective.surrogate(draw, log_lik, log_prior))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"outer_samples": 0}, "model.outer_samples: must be at least 1, got 0"),
+        ({"inner_samples": 0}, "model.inner_samples: must be at least 1, got 0"),
+        ({"alpha": 1.0}, r"model.alpha: must be in \[0, 1\), got 1; the limit α → 1 is the ELBO"),
+        ({"alpha": -0.5}, r"model.alpha: must be in \[0, 1\), got -0.5"),
+    ],
+)
+def test_meaningless_objectives_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Objective(**options)
