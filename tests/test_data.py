@@ -17,6 +17,7 @@ from lvm_lightning.data.binarisation import bernoulli_pixels, philox, random_byt
 from lvm_lightning.data.images import ImageSet
 from lvm_lightning.data.loader import Batch, BatchLoader
 from lvm_lightning.data.mnist import DamagedFileError, GreyImages, load_mnist, pack_mnist, packaged_file
+from tests.conftest import assert_within
 
 DIGEST_OF_SEED_0 = "7348a9e0009acdb8bb4c74b26d0e4342ee0f58c6a5d1594bcb69e7dcdb3f7f7a"
 
@@ -183,6 +184,57 @@ def test_threshold_and_grey_values(grey: GreyImages) -> None:
     data.setup()
     torch.testing.assert_close(next(iter(data.test_dataloader())).x, grey.test_images[:10] / 255)
     assert data.values == "grey"
+
+
+def test_pixel_ranges_are_affine(grey: GreyImages) -> None:
+    data = StaticMNIST(binarisation="none", pixel_range="-1..1", eval_batch_size=10, batch_size=10)
+    data.setup()
+    x = next(iter(data.test_dataloader())).x
+    torch.testing.assert_close(x, grey.test_images[:10] / 127.5 - 1)
+    assert (float(x.min()), float(x.max())) == (-1.0, 1.0)
+    torch.testing.assert_close(data.pixel_mean(), (grey.train_images[:50_000].double() / 127.5 - 1).mean(0).float())
+    assert data.bin_width is None
+
+
+@pytest.mark.parametrize("pixel_range", ["0..1", "-1..1"])
+def test_dequantised_grey_levels_lie_uniformly_in_their_bins(grey: GreyImages, pixel_range: Any) -> None:
+    data = StaticMNIST(binarisation="none", dequantise=True, pixel_range=pixel_range, batch_size=100)
+    data.setup()
+    low, high = data.pixel_range
+    loader = data.train_dataloader()
+    loader.batch_sampler.sampler.set_epoch(0)
+    v = grey.train_images[loader.batch_sampler.sampler.order()[:100]]
+    first, again = (next(iter(loader)).x for _ in range(2))
+    assert torch.equal(first, again)
+    for x, levels in [(first, v), (next(iter(data.test_dataloader())).x, grey.test_images[:1000])]:
+        u = (x.double() - low) / (high - low) * 256 - levels
+        assert -1e-4 < float(u.min()) < 0.001
+        assert 0.999 < float(u.max()) < 1 + 1e-4
+        for moment, mean in [(u, 1 / 2), (u.square(), 1 / 3)]:
+            assert_within(moment.flatten(), mean, errors=4)
+    assert data.bin_width == (high - low) / 256
+    loader.batch_sampler.sampler.set_epoch(1)
+    later = next(iter(loader)).x
+    assert not torch.equal(first, later)
+    expected = low + (high - low) * ((grey.train_images[:50_000].double().mean(0) + 0.5) / 256)
+    torch.testing.assert_close(data.pixel_mean(), expected.float())
+
+
+def test_validation_and_test_keep_their_noise() -> None:
+    digests = []
+    for seed in (0, 0, 1):
+        data = StaticMNIST(binarisation="none", dequantise=True, seed=seed)
+        data.setup()
+        digests.append(data.digest())
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize("options", [{"dequantise": True}, {"pixel_range": "-1..1"}])
+def test_ranges_and_noise_are_for_grey_values(options: dict[str, Any]) -> None:
+    with pytest.raises(
+        ValueError, match=r"data.\w+: serves grey values, got .* for static images; set data.binarisation"
+    ):
+        StaticMNIST(**options)
 
 
 # Batches

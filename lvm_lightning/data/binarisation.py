@@ -1,7 +1,8 @@
-"""Bernoulli(v/255) pixels from a bit generator's raw stream: the same bits on every platform and version.
+"""Bernoulli(v/255) pixels, and uniform noise on grey levels, from a bit generator's raw stream.
 
-The stream is Philox4x64-10 (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, 2011), whose raw output
-NumPy guarantees to keep; nothing here goes through a distribution method, which NumPy may change.
+The bits are the same on every platform and version. The stream is Philox4x64-10 (Salmon et al., Parallel Random
+Numbers: As Easy as 1, 2, 3, 2011), whose raw output NumPy guarantees to keep; nothing here goes through a distribution
+method, which NumPy may change.
 """
 
 from collections.abc import Sequence
@@ -47,3 +48,18 @@ def bernoulli_pixels(intensities: Tensor, stream: np.random.Philox) -> Tensor:
         on[tied] = byte < v[tied]
         tied = tied[byte == v[tied]]
     return torch.from_numpy(on.view(np.uint8)).reshape(intensities.shape)
+
+
+def dequantised(grey: Tensor, stream: np.random.Philox) -> Tensor:
+    """Grey level v as the real number (v + u)/256, u ~ U(0, 1) in steps of 2^−15.
+
+    Args:
+        grey: values v in 0..255, uint8, any shape.
+        stream: bit generator, which is advanced.
+
+    Returns:
+        Numbers in (0, 1), float32, in the shape of ``grey``.
+    """
+    words = random_bytes(stream, 2 * grey.numel()).view("<u2") >> 1
+    u = (torch.from_numpy(words.astype(np.float32)) + 0.5) / 2**15
+    return (grey.float() + u.view(grey.shape)) / 256

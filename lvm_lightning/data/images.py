@@ -10,7 +10,7 @@ class ImageSet:
     """Images of one split, held in their smallest type.
 
     Attributes:
-        images: ``(n, D)``, uint8: 0/1 for binary images, 0..255 for grey ones.
+        images: ``(n, D)``, uint8: 0/1 for binary images, 0..255 for grey ones; float32 in (0, 1) once dequantised.
         labels: ``(n,)``, uint8, for pictures; zeros where the source has none.
     """
 

@@ -87,7 +87,8 @@ class BatchLoader:
         rank: this process's number.
         world_size: number of processes.
         transform: applied to each global batch before it is sliced; none by default.
-        scale: what a stored value is divided by, 255 to bring grey values to [0, 1].
+        scale: what a value is divided by, 255 to bring grey values to [0, 1].
+        shift: what is added then.
 
     Raises:
         ValueError: if there is no whole batch to shuffle, or the processes do not divide it.
@@ -103,6 +104,7 @@ class BatchLoader:
         world_size: int = 1,
         transform: Transform | None = None,
         scale: float = 1.0,
+        shift: float = 0.0,
     ) -> None:
         rows, shuffle = len(data.images), shuffle_seed is not None
         if shuffle and batch_size > rows:
@@ -111,7 +113,7 @@ class BatchLoader:
             raise ValueError(
                 f"data.batch_size: must be a multiple of the {world_size} processes that share it, got {batch_size}"
             )
-        self.data, self.transform, self.scale = data, transform, scale
+        self.data, self.transform, self.scale, self.shift = data, transform, scale, shift
         self.rank, self.world_size = rank, world_size
         self.batch_sampler = GlobalBatches(RowOrder(rows, shuffle_seed), batch_size, drop_last=shuffle)
         self._position = 0
@@ -143,4 +145,6 @@ class BatchLoader:
         else:
             images = self.transform(self.data.images[rows], epoch, number)[start:stop]
         x = images.float()
-        return Batch(x if self.scale == 1.0 else x / self.scale, self.data.labels[rows[start:stop]], start, total)
+        if (self.scale, self.shift) != (1.0, 0.0):
+            x = x / self.scale + self.shift
+        return Batch(x, self.data.labels[rows[start:stop]], start, total)

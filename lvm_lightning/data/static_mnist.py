@@ -5,22 +5,26 @@ from pathlib import Path
 from typing import Literal
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor
 
 from lvm_lightning.argtypes import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from lvm_lightning.data.amat import load_amat
-from lvm_lightning.data.binarisation import bernoulli_pixels, philox
+from lvm_lightning.data.binarisation import bernoulli_pixels, dequantised, philox
 from lvm_lightning.data.images import ImageSet
-from lvm_lightning.data.loader import BatchLoader
+from lvm_lightning.data.loader import BatchLoader, Transform
 from lvm_lightning.data.mnist import GreyImages, load_mnist
 
 Binarisation = Literal["static", "dynamic", "threshold", "none"]
 TorchvisionName = Literal["FashionMNIST", "KMNIST", "QMNIST"]
 Source = Literal["MNIST", "larochelle_murray"] | TorchvisionName
+PixelRange = Literal["0..1", "-1..1"]
 
 VALIDATION = 10_000
 TRAIN_STREAM, TEST_STREAM, DYNAMIC_STREAM = 0, 1, 2
+NOISE_STREAM, VAL_NOISE_STREAM, TEST_NOISE_STREAM = 3, 4, 5
+_RANGES: dict[PixelRange, tuple[float, float]] = {"0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0)}
 
 
 class StaticMNIST(pl.LightningDataModule):
@@ -38,17 +42,22 @@ class StaticMNIST(pl.LightningDataModule):
             ``threshold`` sets a pixel where v/255 > ``threshold``; ``none`` gives the grey values v/255.
         seed: seed of the binarisation. It does not change with the seed of a run.
         threshold: the threshold of ``binarisation: threshold``.
+        dequantise: whether grey level v becomes (v + u)/256, u ~ U(0, 1), instead of v/255: a density of these real
+            numbers bounds a probability of the grey levels, see :attr:`bin_width`. Training draws u afresh at each
+            step, a function of (seed, epoch, batch); validation and test keep theirs.
+        pixel_range: the interval that grey values are brought to: ``0..1`` or ``-1..1``.
         batch_size: images a training step, all processes together.
         eval_batch_size: images a batch in validation, test and predict, all processes together.
         folder: folder of the ``.amat`` files, or of torchvision's download.
 
     Raises:
         ValueError: if ``larochelle_murray`` is asked for without ``folder``, or binarised otherwise than
-            ``static``: those files are bits already.
+            ``static``: those files are bits already; if ``dequantise`` or ``pixel_range`` are set for binary images.
 
     Reference:
         Larochelle & Murray, The Neural Autoregressive Distribution Estimator, 2011 (their static copy);
-        Burda et al., Importance Weighted Autoencoders, 2016 (dynamic binarisation).
+        Burda et al., Importance Weighted Autoencoders, 2016 (dynamic binarisation);
+        Theis et al., A note on the evaluation of generative models, 2016, eq. 3–6 (uniform dequantisation).
     """
 
     image_shape = (28, 28)
@@ -59,6 +68,8 @@ class StaticMNIST(pl.LightningDataModule):
         binarisation: Binarisation = "static",
         seed: NonNegativeInt = 0,
         threshold: ClosedUnitInterval = 0.5,
+        dequantise: bool = False,
+        pixel_range: PixelRange = "0..1",
         batch_size: PositiveInt = 256,
         eval_batch_size: PositiveInt = 1000,
         folder: str | None = None,
@@ -74,7 +85,13 @@ class StaticMNIST(pl.LightningDataModule):
                 f"data.binarisation: must be static when data.source is larochelle_murray, got {binarisation}; "
                 "those files hold bits, not intensities"
             )
+        if binarisation != "none" and (dequantise or pixel_range != "0..1"):
+            name, value = ("dequantise", dequantise) if dequantise else ("pixel_range", pixel_range)
+            raise ValueError(
+                f"data.{name}: serves grey values, got {value} for {binarisation} images; set data.binarisation to none"
+            )
         self.source, self.binarisation, self.seed, self.threshold = source, binarisation, seed, threshold
+        self.dequantise, self.pixel_range = dequantise, _RANGES[pixel_range]
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.folder = Path(folder) if folder is not None else None
         self.splits: dict[str, ImageSet] = {}
@@ -83,6 +100,15 @@ class StaticMNIST(pl.LightningDataModule):
     def values(self) -> str:
         """What the images hold: ``binary`` or ``grey``."""
         return "grey" if self.binarisation == "none" else "binary"
+
+    @property
+    def bin_width(self) -> float | None:
+        """Width Δ of a grey level on the scale of x, where the images are dequantised; None otherwise.
+
+        Then E_u log p(x) + D log Δ ≤ log P(grey levels), a probability of 256-valued images.
+        """
+        low, high = self.pixel_range
+        return (high - low) / 256 if self.dequantise else None
 
     def prepare_data(self) -> None:
         """Download a torchvision set, in one process only."""
@@ -104,10 +130,18 @@ class StaticMNIST(pl.LightningDataModule):
         self.splits = {"train": train.rows(None, -VALIDATION), "val": train.rows(-VALIDATION, None), "test": test}
         if self.binarisation == "dynamic":
             self.splits["train"] = ImageSet(grey.train_images, grey.train_labels).rows(None, -VALIDATION)
+        if self.dequantise:
+            for split, stream in [("val", VAL_NOISE_STREAM), ("test", TEST_NOISE_STREAM)]:
+                kept = self.splits[split]
+                self.splits[split] = ImageSet(dequantised(kept.images, philox(self.seed, stream)), kept.labels)
 
     def pixel_mean(self) -> Tensor:
-        """Mean of each pixel over the training images, ``(D,)``, in [0, 1]."""
-        return self.splits["train"].images.double().mean(0).div(self._scale("train")).float()
+        """Mean of each pixel over the training images, ``(D,)``, on the scale of x."""
+        mean = self.splits["train"].images.double().mean(0)
+        if self.binarisation == "dynamic":
+            return (mean / 255).float()
+        scale, shift = self._affine()
+        return ((mean + 0.5) / 256 if self.dequantise else mean).div(scale).add(shift).float()
 
     def digest(self) -> str:
         """SHA-256 of the three splits' images, in the order train, val, test: which data a number is about."""
@@ -133,20 +167,35 @@ class StaticMNIST(pl.LightningDataModule):
         return self.test_dataloader()
 
     def _loader(self, split: str, batch_size: int, shuffle_seed: int | None = None) -> BatchLoader:
-        dynamic = self.binarisation == "dynamic" and split == "train"
+        scale, shift = self._affine()
         return BatchLoader(
             self.splits[split],
             batch_size,
             shuffle_seed=shuffle_seed,
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
-            transform=self._fresh_binarisation if dynamic else None,
-            scale=1.0 if dynamic else self._scale(split),
+            transform=self._fresh_noise() if split == "train" else None,
+            scale=scale,
+            shift=shift,
         )
 
-    def _scale(self, split: str) -> float:
-        grey = self.binarisation == "none" or (self.binarisation == "dynamic" and split == "train")
-        return 255.0 if grey else 1.0
+    def _affine(self) -> tuple[float, float]:
+        """Scale and shift from what a batch holds to x."""
+        if self.values == "binary":
+            return 1.0, 0.0
+        low, high = self.pixel_range
+        return (1.0 if self.dequantise else 255.0) / (high - low), low
+
+    def _fresh_noise(self) -> Transform | None:
+        """What draws the training images afresh at each step."""
+        if self.dequantise:
+            return lambda grey, epoch, number: dequantised(grey, self._step_stream(NOISE_STREAM, epoch, number))
+        if self.binarisation == "dynamic":
+            return lambda grey, epoch, number: bernoulli_pixels(grey, self._step_stream(DYNAMIC_STREAM, epoch, number))
+        return None
+
+    def _step_stream(self, stream: int, epoch: int, number: int) -> np.random.Philox:
+        return philox(self.seed, stream, counter=(0, number, epoch, 0))
 
     def _binarise(self, grey: Tensor, stream: int) -> Tensor:
         match self.binarisation:
@@ -156,9 +205,6 @@ class StaticMNIST(pl.LightningDataModule):
                 return (grey > 255 * self.threshold).to(torch.uint8)
             case _:
                 return bernoulli_pixels(grey, philox(self.seed, stream))
-
-    def _fresh_binarisation(self, grey: Tensor, epoch: int, number: int) -> Tensor:
-        return bernoulli_pixels(grey, philox(self.seed, DYNAMIC_STREAM, counter=(0, number, epoch, 0)))
 
     def _torchvision(self, download: bool) -> GreyImages:
         from torchvision import datasets  # slow to import, and only this source needs it
