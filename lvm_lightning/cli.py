@@ -16,7 +16,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lvm_lightning.argtypes import NonNegativeInt, PositiveInt
-from lvm_lightning.callbacks import BoundProgressBar, EvaluationReport, Pictures, Predictions, TrainingBound
+from lvm_lightning.callbacks import (
+    BoundProgressBar,
+    EvaluationReport,
+    Pictures,
+    PosteriorPictures,
+    Predictions,
+    TrainingBound,
+)
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.sampling import write_samples
 
@@ -79,7 +86,8 @@ class Trainer(pl.Trainer):
         model.to(self.strategy.root_device).eval()
         folder = Path(output or self.log_dir or self.default_root_dir)
         shape = getattr(datamodule, "image_shape", (28, 28))
-        for path in write_samples(model, shape, count, seed, folder):
+        pixel_range = getattr(datamodule, "pixel_range", (0.0, 1.0))
+        for path in write_samples(model, shape, count, seed, folder, pixel_range):
             print(f"{count} samples written to {path}")
 
 
@@ -165,7 +173,7 @@ class CLI(LightningCLI):
         if trainer.get("fast_dev_run"):
             keys.clear()  # it leaves nothing behind
         else:
-            own += [TrainingBound(), EvaluationReport(), Predictions()]
+            own += [TrainingBound(), EvaluationReport(), Predictions(), PosteriorPictures()]
             if trainer.get("logger") is not False:
                 own.append(LearningRateMonitor(logging_interval="step"))
         trainer.callbacks = [*as_list(trainer.get("callbacks")), *own]

@@ -3,35 +3,18 @@
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lvm_lightning.bounds import nested_iw_elbo
 from lvm_lightning.data import StaticMNIST
-from lvm_lightning.data.images import ImageSet
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.evaluation.quadrature import GridQuadrature
 from lvm_lightning.modules import PriorIWAE
 from lvm_lightning.networks import MLP
 from tests.conftest import assert_within
-
-D, B = 12, 5
-
-
-class SmallImages(StaticMNIST):
-    """StaticMNIST's loaders over 4 × 3 images whose digits are three noisy patterns."""
-
-    image_shape = (4, 3)
-
-    def setup(self, stage: str | None = None) -> None:
-        pattern = torch.randint(2, (3, D), generator=torch.Generator().manual_seed(1))
-        for split, n in [("train", 600), ("val", 100), ("test", 103)]:
-            generator = torch.Generator().manual_seed(n)
-            label = torch.randint(3, (n,), generator=generator)
-            flip = torch.rand(n, D, generator=generator) < 0.1
-            self.splits[split] = ImageSet((pattern[label] ^ flip).to(torch.uint8), label.to(torch.uint8))
+from tests.small import D, SmallImages, batch_of, images, small_trainer
 
 
 def small_decoder(latent_dim: int, data_dim: int) -> nn.Module:
@@ -52,24 +35,6 @@ def small_model(**options: Any) -> PriorIWAE:
     with torch.no_grad():
         last_layer(model).weight.mul_(8)  # a posterior that is not the prior
     return model
-
-
-def small_trainer(folder: Path, **options: Any) -> pl.Trainer:
-    quiet: dict[str, Any] = {
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "logger": False,
-        "accelerator": "cpu",
-    }
-    return pl.Trainer(default_root_dir=folder, enable_checkpointing=False, log_every_n_steps=1, **(quiet | options))
-
-
-def images(n: int = B) -> Tensor:
-    return torch.randint(2, (n, D), generator=torch.Generator().manual_seed(2)).float()
-
-
-def batch_of(x: Tensor) -> Batch:
-    return Batch(x, torch.zeros(len(x), dtype=torch.uint8), 0, len(x))
 
 
 def bounds(model: PriorIWAE, x: Tensor, repeats: int) -> Tensor:

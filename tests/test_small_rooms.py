@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,20 @@ import torch
 from torch import nn
 
 from lvm_lightning.evaluation.quantity import Quantity, table, write_json
-from lvm_lightning.figures import image_grid, latent_grid, render, save_png, training_curve
+from lvm_lightning.figures import (
+    darkness,
+    image_grid,
+    latent_grid,
+    latent_scatter,
+    reconstruction_grid,
+    render,
+    save_png,
+    training_curve,
+    unit_activity,
+)
 from lvm_lightning.figures.grids import tile
-from lvm_lightning.networks import MLP
+from lvm_lightning.figures.latents import principal_axes
+from lvm_lightning.networks import MLP, ConvDecoder, ConvEncoder
 from lvm_lightning.randomness import PURPOSES, generator_for
 
 
@@ -32,6 +44,61 @@ def test_the_default_decoder_is_the_sources() -> None:
         (512, 512),
         (512, 784),
     ]
+
+
+def shapes(layers: nn.Sequential, x: torch.Tensor, kinds: tuple[type[nn.Module], ...]) -> list[tuple[int, ...]]:
+    """Channels and side of the image behind each layer of the given kinds."""
+    found = []
+    for layer in layers:
+        x = layer(x)
+        if isinstance(layer, kinds):
+            found.append(tuple(x.shape[1:3]))
+    return found
+
+
+def test_the_convolutional_encoder_has_the_systems_shapes() -> None:
+    encoder = ConvEncoder(784, 64)
+    assert encoder(torch.zeros(3, 784)).shape == (3, 64)
+    assert shapes(encoder, torch.zeros(3, 784), (nn.Conv2d, nn.MaxPool2d)) == [
+        *[(8, 26), (8, 24), (8, 12)],
+        *[(16, 10), (16, 8), (16, 4)],
+        *[(32, 3), (32, 2), (32, 1)],
+    ]
+    assert sum(isinstance(layer, nn.LeakyReLU) for layer in encoder) == 6
+    linear = encoder[-1]
+    assert isinstance(linear, nn.Linear)
+    assert (linear.in_features, linear.out_features) == (32, 64)
+
+
+def test_the_convolutional_decoder_has_the_systems_shapes() -> None:
+    decoder = ConvDecoder(32, 784)
+    assert shapes(decoder.layers, torch.zeros(3, 32, 1, 1), (nn.Conv2d, nn.Upsample)) == [
+        *[(32, 1), (32, 2), (16, 4), (16, 6), (16, 12)],
+        *[(8, 14), (8, 14), (8, 28), (1, 28)],
+    ]
+    assert sum(isinstance(layer, nn.LeakyReLU) for layer in decoder.layers) == 5
+    assert decoder(torch.zeros(4, 2, 3, 32)).shape == (4, 2, 3, 784)
+    assert ConvDecoder(2, 2 * 784)(torch.zeros(5, 1, 2)).shape == (5, 1, 1568)
+
+
+def test_a_decoded_pixel_stays_at_its_place_in_the_row() -> None:
+    """(*, K) is decoded point by point, and pixel (i, j) is number 28 i + j."""
+    decoder = ConvDecoder(2, 784)
+    z = torch.randn(3, 4, 2)
+    one = decoder.layers[:-1](z[1, 2].view(1, 2, 1, 1))
+    torch.testing.assert_close(decoder(z)[1, 2].view(28, 28), one[0, 0])
+    x = torch.zeros(1, 784)
+    x[0, 28 * 3 + 5] = 1
+    assert ConvEncoder(784, 2)[0](x)[0, 0, 3, 5] == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(lambda: ConvEncoder(12, 4), "got 12; use MLP"), (lambda: ConvDecoder(4, 12), "got 12 outputs")],
+)
+def test_convolutions_serve_28_by_28_images(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"serves images of 784 pixels, {message}"):
+        make()
 
 
 def test_noise_is_a_function_of_seed_purpose_and_step_and_of_each_of_them() -> None:
@@ -100,12 +167,17 @@ def test_figures_become_png_files(tmp_path: Path) -> None:
         "latent": latent_grid(images, 3.0, "latent"),
         "curve": training_curve([-200.0 + i for i in range(60)], "curve"),
         "short": training_curve([-200.0], "one step"),
+        "reconstructions": reconstruction_grid(images, images, "reconstructions"),
+        "scatter": latent_scatter(torch.randn(50, 5), torch.arange(50) % 10, "means"),
+        "plane": latent_scatter(torch.randn(50, 2), torch.zeros(50, dtype=torch.int64), "means"),
+        "line": latent_scatter(torch.randn(50, 1), torch.arange(50) % 10, "means"),
+        "units": unit_activity(torch.rand(7), torch.tensor([0.0, 1e-3, 0.02, 0.5, 1.0, 1.0, 0.9]), 0.01),
     }.items():
         pixels = render(figure)
         assert pixels.ndim == 3
         assert pixels.std() > 0
         save_png(pixels, tmp_path / "figures" / f"{name}.png")
-    assert len(list((tmp_path / "figures").glob("*.png"))) == 4
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 9
 
 
 def test_latent_grid_has_z1_to_the_right_and_z2_up() -> None:
@@ -113,3 +185,45 @@ def test_latent_grid_has_z1_to_the_right_and_z2_up() -> None:
     assert [label.get_text() for label in axes.get_xticklabels()] == ["-3.0", "0.0", "3.0"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["3.0", "0.0", "-3.0"]
     assert axes.yaxis_inverted()  # rows of an image run downwards: the first row is the largest z2
+
+
+def test_darkness_brings_a_pixel_range_to_0_1() -> None:
+    x = torch.tensor([-3.0, -1.0, 0.0, 1.0, 2.0])
+    assert darkness(x, (-1.0, 1.0)).tolist() == [0.0, 0.0, 0.5, 1.0, 1.0]
+
+
+def test_reconstructions_stand_beside_their_inputs() -> None:
+    inputs, reconstructions = torch.zeros(8, 4, 5), torch.ones(8, 4, 5)
+    (axes,) = reconstruction_grid(inputs, reconstructions, "title", columns=4).axes
+    picture = torch.as_tensor(np.asarray(axes.images[0].get_array()))
+    assert picture.shape == (2 * 4 + 3 * 2, 8 * 5 + 9 * 2)
+    assert (picture[2:6, 2:7] == 1).all()  # an input: zeros are white
+    assert (picture[2:6, 9:14] == 0).all()
+
+
+def test_principal_axes_are_the_directions_of_largest_variance() -> None:
+    points = torch.randn(5000, 3, dtype=torch.float64) * torch.tensor([1.0, 5.0, 2.0])
+    coordinates, share = principal_axes(points + 7)
+    for axis, column in enumerate([1, 2]):
+        correlation = torch.corrcoef(torch.stack([coordinates[:, axis], points[:, column]]))[0, 1]
+        assert abs(float(correlation)) > 0.99
+    torch.testing.assert_close(share, torch.tensor([25.0, 4.0, 1.0], dtype=torch.float64) / 30, atol=0.02, rtol=0)
+
+
+def test_a_scatter_names_digits_and_axes() -> None:
+    (axes,) = latent_scatter(torch.randn(50, 5), torch.arange(50) % 10, "Means").axes
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [str(d) for d in range(10)]
+    assert "principal axis 1" in axes.get_xlabel()
+    (unlabelled,) = latent_scatter(torch.randn(50, 2), torch.zeros(50), "Means").axes
+    assert unlabelled.get_legend() is None
+    assert unlabelled.get_xlabel() == "z₁"
+
+
+def test_units_are_counted_above_the_threshold() -> None:
+    left, right = unit_activity(torch.tensor([0.1, 2.0, 1.0]), torch.tensor([0.001, 1.0, 0.5]), 0.01).axes
+    assert "3.10 nats in all" in left.get_title()
+    assert "2 of 3 units active" in right.get_title()
+    heights = [bar.get_height() for bar in left.patches]  # type: ignore[attr-defined]
+    assert heights == pytest.approx([2.0, 1.0, 0.1])

@@ -2,8 +2,9 @@
 
 from lvm_lightning.callbacks.evaluation_report import EvaluationReport
 from lvm_lightning.callbacks.pictures import Pictures
+from lvm_lightning.callbacks.posterior_pictures import PosteriorPictures
 from lvm_lightning.callbacks.predictions import Predictions
 from lvm_lightning.callbacks.progress import BoundProgressBar
 from lvm_lightning.callbacks.training_bound import TrainingBound
 
-__all__ = ["BoundProgressBar", "EvaluationReport", "Pictures", "Predictions", "TrainingBound"]
+__all__ = ["BoundProgressBar", "EvaluationReport", "Pictures", "PosteriorPictures", "Predictions", "TrainingBound"]

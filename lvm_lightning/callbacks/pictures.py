@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lvm_lightning.argtypes import PositiveInt
 from lvm_lightning.callbacks.run_folder import publish, run_folder
-from lvm_lightning.figures import image_grid, latent_grid
+from lvm_lightning.figures import darkness, image_grid, latent_grid
 from lvm_lightning.modules.base import LatentVariableModule
 
 
@@ -35,25 +35,33 @@ class Pictures(pl.Callback):
             return
         folder = run_folder(trainer)
         if trainer.is_global_zero:
-            shape: tuple[int, ...] = getattr(getattr(trainer, "datamodule", None), "image_shape", (28, 28))
-            for name, figure in self.draw(cast(LatentVariableModule, pl_module), shape):
+            data = getattr(trainer, "datamodule", None)
+            shape, pixel_range = getattr(data, "image_shape", (28, 28)), getattr(data, "pixel_range", (0.0, 1.0))
+            for name, figure in self.draw(cast(LatentVariableModule, pl_module), shape, pixel_range):
                 publish(trainer, folder, figure, name)
 
-    def draw(self, module: LatentVariableModule, shape: tuple[int, ...]) -> Iterator[tuple[str, Figure]]:
+    def draw(
+        self, module: LatentVariableModule, shape: tuple[int, ...], pixel_range: tuple[float, float] = (0.0, 1.0)
+    ) -> Iterator[tuple[str, Figure]]:
         """Names and figures, one after the other."""
         generator = module.noise("figures", 0)
-        z = module.sample_prior(self.side**2, generator)
-        mean = self._means(module, z)
-        sample = torch.bernoulli(mean, generator=generator)
-        yield "samples", image_grid(sample.view(-1, *shape), f"{len(z)} samples x ~ p(x)")
-        yield "means", image_grid(mean.view(-1, *shape), "Bernoulli means E[x|z], z ~ p(z): not samples of x")
+        z, likelihood = module.sample_prior(self.side**2, generator), module.likelihood
+
+        def images(x: Tensor) -> Tensor:
+            return darkness(x.cpu().view(-1, *shape), pixel_range)
+
+        parameters = self._decode(module, z)
+        sample, mean = likelihood.sample(parameters, generator), likelihood.mean(parameters)
+        means = f"{type(likelihood).__name__} means E[x|z]"
+        yield "samples", image_grid(images(sample), f"{len(z)} samples x ~ p(x)")
+        yield "means", image_grid(images(mean), f"{means}, z ~ p(z): not samples of x")
         if z.shape[-1] == 2:
             axis = torch.linspace(-self.extent, self.extent, self.side, device=module.device)
             z2, z1 = torch.meshgrid(axis.flip(0), axis, indexing="ij")
-            mean = self._means(module, torch.stack([z1, z2], -1).view(-1, 2))
-            title = f"Bernoulli means E[x|z] on a grid over [−{self.extent:g}, {self.extent:g}]²"
-            yield "latent_grid", latent_grid(mean.view(-1, *shape), self.extent, title)
+            mean = likelihood.mean(self._decode(module, torch.stack([z1, z2], -1).view(-1, 2)))
+            title = f"{means} on a grid over [−{self.extent:g}, {self.extent:g}]²"
+            yield "latent_grid", latent_grid(images(mean), self.extent, title)
 
-    def _means(self, module: LatentVariableModule, z: Tensor) -> Tensor:
+    def _decode(self, module: LatentVariableModule, z: Tensor) -> Tensor:
         with torch.inference_mode(), module.full_precision():
-            return module.likelihood.mean(module.decode(z)).cpu()
+            return module.decode(z)

@@ -38,8 +38,10 @@ class Quantity:
     images: int
 
     @classmethod
-    def mean_of(cls, name: str, values: Tensor, *, kind: Kind, split: str, samples: int) -> "Quantity":
-        """Mean of per-image values ``(n,)`` in nats, summed in float64.
+    def mean_of(
+        cls, name: str, values: Tensor, *, kind: Kind, split: str, samples: int, unit: str = "nats per image"
+    ) -> "Quantity":
+        """Mean of per-image values ``(n,)``, summed in float64.
 
         Raises:
             ValueError: if there are no values, or one is not finite.
@@ -50,7 +52,7 @@ class Quantity:
             bad = int((~values.isfinite()).sum())
             raise ValueError(f"{name}: needs finite values of at least one image, got {n} of which {bad} not finite")
         stderr = float(values.std() / math.sqrt(n)) if n > 1 else math.nan
-        return cls(name, float(values.mean()), stderr, "nats per image", kind, split, samples, n)
+        return cls(name, float(values.mean()), stderr, unit, kind, split, samples, n)
 
 
 def table(quantities: Sequence[Quantity]) -> str:

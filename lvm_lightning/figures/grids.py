@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -11,6 +12,12 @@ from lvm_lightning.figures.rendering import new_figure
 
 GAP = 2
 """White pixels between neighbouring images."""
+
+
+def darkness(x: Tensor, pixel_range: tuple[float, float]) -> Tensor:
+    """x on the scale of a data set → [0, 1], 0 at the range's lower end; what lies outside is cut."""
+    low, high = pixel_range
+    return ((x - low) / (high - low)).clamp(0, 1)
 
 
 def tile(images: Tensor, columns: int) -> Tensor:
@@ -25,6 +32,12 @@ def image_grid(images: Tensor, title: str, columns: int | None = None) -> Figure
     figure, axes = _canvas(tile(images, columns), title)
     axes.set_axis_off()
     return figure
+
+
+def reconstruction_grid(inputs: Tensor, reconstructions: Tensor, title: str, columns: int = 4) -> Figure:
+    """Inputs and beside each its reconstruction, both ``(n, H, W)`` in [0, 1]: ``columns`` pairs a row."""
+    pairs = torch.stack([inputs, reconstructions], 1).flatten(0, 1)
+    return image_grid(pairs, title, columns=2 * columns)
 
 
 def latent_grid(images: Tensor, extent: float, title: str) -> Figure:

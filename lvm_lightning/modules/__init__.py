@@ -1,5 +1,6 @@
 """One LightningModule a system family."""
 
+from lvm_lightning.modules.gaussian_vae import GaussianVAE
 from lvm_lightning.modules.prior_iwae import PriorIWAE
 
-__all__ = ["PriorIWAE"]
+__all__ = ["GaussianVAE", "PriorIWAE"]

@@ -4,22 +4,39 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, cast
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.aggregation import CatMetric
 
+from lvm_lightning.data.loader import Batch
 from lvm_lightning.evaluation.quantity import Quantity
-from lvm_lightning.likelihoods import Bernoulli
+from lvm_lightning.likelihoods import Likelihood
+from lvm_lightning.priors import Prior
 from lvm_lightning.randomness import Purpose, generator_for
 
 OptimizerCallable = Callable[[Iterable[Parameter]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
+
+
+class Latents(NamedTuple):
+    """What a validation found about the proposals q(z|x) of its images.
+
+    Attributes:
+        location: where each q(z|x) lies, ``(n, K)``.
+        kl: KL(q(z_k|x) ‖ N(0, 1)) in nats, ``(n, K)``; None where it has no closed form.
+        label: labels, ``(n,)``.
+    """
+
+    location: Tensor
+    kl: Tensor | None
+    label: Tensor
 
 
 class LatentVariableModule(pl.LightningModule, ABC):
@@ -30,9 +47,13 @@ class LatentVariableModule(pl.LightningModule, ABC):
         lr_scheduler: optimiser → learning-rate schedule, stepped once a training step; none keeps the rate.
     """
 
-    likelihood: Bernoulli
+    likelihood: Likelihood
+    prior: Prior
+    decoder: nn.Module
     evaluation: list[Quantity]
     """What the last test measured."""
+    latents: Latents | None = None
+    """What the last validation found about the proposals, in a module that has an encoder."""
 
     def __init__(self, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None) -> None:
         super().__init__()
@@ -40,13 +61,27 @@ class LatentVariableModule(pl.LightningModule, ABC):
         self.evaluation = []
         self.val_bound = CatMetric(nan_strategy="error")
 
+    @property
     @abstractmethod
-    def decode(self, z: Tensor) -> Tensor:
-        """Parameters of p(x|z), ``(*, K) → (*, D)``."""
+    def samples(self) -> int:
+        """Latent points an image that the trained bound takes."""
 
-    @abstractmethod
+    @property
+    def unit(self) -> str:
+        """Unit of a log-likelihood: nats per image, and for a density the scale of x."""
+        if not self.likelihood.density:
+            return "nats per image"
+        low, high = self._of_data("pixel_range", (0.0, 1.0))
+        return f"nats per image (density on [{low:g}, {high:g}])"
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Parameters of p(x|z), ``(*, K) → (*, P·D)``."""
+        return cast(Tensor, self.decoder(z))
+
     def sample_prior(self, count: int, generator: torch.Generator) -> Tensor:
-        """z ~ p(z), ``(count, K)``, on the module's device."""
+        """z ~ p(z), ``(count, K)``, on the module's device, from a CPU generator."""
+        noise = torch.randn(count, self.prior.dim, generator=generator)
+        return self.prior.transform(noise.to(self.device, cast(torch.dtype, self.dtype)))
 
     def forget_callables(self) -> None:
         """Keep only plain hyper-parameters: a checkpoint with a function in it could not be read safely.
@@ -57,12 +92,60 @@ class LatentVariableModule(pl.LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Refuse data that the likelihood gives no probability to."""
-        values = getattr(getattr(self.trainer, "datamodule", None), "values", self.likelihood.support)
-        if values != self.likelihood.support:
+        values = self._of_data("values", "binary")
+        if self.likelihood.support == "binary" and values != "binary":
+            raise ValueError(self._not_binary(f"{values} ones"))
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Look at the values of an epoch's first batch: they may come from a loader that says nothing of them."""
+        self._require_support(batch, batch_idx)
+
+    def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """As in training."""
+        self._require_support(batch, batch_idx)
+
+    def on_test_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """As in training."""
+        self._require_support(batch, batch_idx)
+
+    def _require_support(self, batch: Batch, batch_idx: int) -> None:
+        if batch_idx == 0 and self.likelihood.support == "binary":
+            other = batch.x[(batch.x != 0) & (batch.x != 1)]
+            if len(other):
+                raise ValueError(self._not_binary(f"the value {float(other[0]):g}"))
+
+    def _not_binary(self, received: str) -> str:
+        return (
+            f"data: a {type(self.likelihood).__name__} likelihood needs binary images, got {received}; set "
+            "data.binarisation to static, dynamic or threshold"
+        )
+
+    def _of_data(self, name: str, default: Any) -> Any:
+        """What the data module says of itself, where there is one."""
+        trainer = self._trainer
+        return getattr(getattr(trainer, "datamodule", None), name, default)
+
+    def start_output_bias(self, setting: str, start: Callable[[Tensor], Tensor]) -> None:
+        """Set the decoder's output bias to a function of the training images' pixel means.
+
+        Raises:
+            ValueError: if the data module does not know them, or the decoder does not end in a linear layer.
+        """
+        pixel_mean = self._of_data("pixel_mean", None)
+        if pixel_mean is None:
             raise ValueError(
-                f"data: a {type(self.likelihood).__name__} likelihood needs {self.likelihood.support} images, got "
-                f"{values} ones; set data.binarisation to static, dynamic or threshold"
+                f"model.output_bias: {setting!r} needs a data module with pixel_mean(), got none; "
+                "set output_bias to 'zero'"
             )
+        last = [m for m in self.decoder.modules() if not list(m.children())][-1]
+        if not isinstance(last, nn.Linear):
+            raise ValueError(  # noqa: TRY004 - the value of an argument is wrong, not its type
+                f"model.output_bias: {setting!r} needs a decoder that ends in a linear layer, got one that ends in "
+                f"{type(last).__name__}; set output_bias to 'zero'"
+            )
+        means = start(pixel_mean())
+        with torch.no_grad():
+            last.bias[: len(means)] = means
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, and its schedule by the step.
@@ -90,21 +173,20 @@ class LatentVariableModule(pl.LightningModule, ABC):
         """Context of all evaluation: float32, whatever precision trains."""
         return torch.autocast(self.device.type, enabled=False)
 
-    def maximise(self, bound: Tensor) -> dict[str, Tensor]:
-        """What ``training_step`` returns for a bound ``(B,)``: the loss is minus its mean, and nothing else."""
-        return {"loss": -bound.mean(), "bound": bound.detach().mean()}
+    def maximise(self, bound: Tensor, surrogate: Tensor | None = None) -> dict[str, Tensor]:
+        """What ``training_step`` returns for a bound ``(B,)``: the loss is minus its mean, and nothing else.
+
+        Where a surrogate ``(B,)`` carries the gradient, the loss is minus the surrogate's mean; the number that is
+        logged stays the bound.
+        """
+        objective = bound if surrogate is None else surrogate
+        return {"loss": -objective.mean(), "bound": bound.detach().mean()}
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation bound's mean and standard error."""
-        bound = Quantity.mean_of(
-            "bound", self.gather(self.val_bound), kind="lower bound", split="val", samples=self.samples
-        )
+        values = self.gather(self.val_bound)
+        bound = Quantity.mean_of("bound", values, kind="lower bound", split="val", samples=self.samples)
         self.log_dict({"val/bound": bound.value, "val/bound_stderr": bound.stderr})
-
-    @property
-    @abstractmethod
-    def samples(self) -> int:
-        """Latent points an image that the trained bound takes."""
 
     def gather(self, metric: CatMetric) -> Tensor:
         """Per-image values of all processes; the metric starts anew."""

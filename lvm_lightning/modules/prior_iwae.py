@@ -55,6 +55,8 @@ class PriorIWAE(LatentVariableModule):
         Burda et al., Importance Weighted Autoencoders, 2016, eq. 8, with q(z|x) = p(z).
     """
 
+    prior: StandardNormal
+
     def __init__(
         self,
         latent_dim: PositiveInt = 2,
@@ -90,36 +92,12 @@ class PriorIWAE(LatentVariableModule):
         """J·N."""
         return self.J * self.N
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Logits of p(x|z), ``(*, K) → (*, D)``."""
-        return cast(Tensor, self.decoder(z))
-
-    def sample_prior(self, count: int, generator: torch.Generator) -> Tensor:
-        """z ~ N(0, I), ``(count, K)``."""
-        return self._prior_points("iid", count, 1, generator).squeeze(1)
-
     def setup(self, stage: str) -> None:
         """Check the data, and start the output bias from the training images' pixel means."""
         super().setup(stage)
         if stage == "fit" and self.output_bias != "zero":
-            pixel_mean = self._pixel_mean()
-            if pixel_mean is None:
-                raise ValueError(
-                    f"model.output_bias: {self.output_bias!r} needs a data module with pixel_mean(), got none; "
-                    "set output_bias to 'zero'"
-                )
-            self._start_output_bias(pixel_mean)
-
-    def _pixel_mean(self) -> Tensor | None:
-        """Pixel means of the training images, if the data module knows them."""
-        pixel_mean = getattr(getattr(self.trainer, "datamodule", None), "pixel_mean", None)
-        return None if pixel_mean is None else cast(Tensor, pixel_mean())
-
-    @torch.no_grad()
-    def _start_output_bias(self, pixel_mean: Tensor) -> None:
-        bias = [m for m in self.decoder.modules() if isinstance(m, nn.Linear)][-1].bias
-        start = torch.logit(pixel_mean, eps=1e-6) if self.output_bias == "logit" else (pixel_mean + 1e-6).log()
-        bias.copy_(start)
+            start = self.likelihood.parameters_of_mean if self.output_bias == "logit" else _log
+            self.start_output_bias(self.output_bias, start)
 
     def log_weights(self, x: Tensor, z: Tensor) -> Tensor:
         """log w = log p(x|z): x ``(B, D)``, z ``(*S, B, K)`` or shared ``(*S, 1, K)`` → ``(*S, B)``, nats."""
@@ -146,9 +124,9 @@ class PriorIWAE(LatentVariableModule):
 
     def on_test_start(self) -> None:
         """Decode the quadrature grid, once for all batches, and take the training images' pixel means."""
-        pixel_mean = self._pixel_mean()
+        pixel_mean = self._of_data("pixel_mean", None)
         if pixel_mean is not None:
-            self._reference_logits = torch.logit(pixel_mean, eps=1e-6).unsqueeze(0).to(self.device)
+            self._reference_logits = self.likelihood.parameters_of_mean(pixel_mean()).unsqueeze(0).to(self.device)
         if self.prior.dim <= 2:
             with self.full_precision():
                 self._quadrature = GridQuadrature(
@@ -212,3 +190,8 @@ class PriorIWAE(LatentVariableModule):
             rows = max(1, DECODED_ROWS // self.samples)
             chunks = zip(x.split(rows), z.split(rows, dim=-2), strict=True)
             return torch.cat([self.log_weights(x_rows, z_rows) for x_rows, z_rows in chunks], dim=-1)
+
+
+def _log(pixel_mean: Tensor) -> Tensor:
+    """The teaching source's start of the output bias."""
+    return (pixel_mean + 1e-6).log()

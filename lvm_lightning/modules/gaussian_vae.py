@@ -1,0 +1,260 @@
+"""The variational autoencoder with a diagonal-Gaussian posterior, and its relatives."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.aggregation import CatMetric
+
+from lvm_lightning.argtypes import NonNegativeFloat, NonNegativeInt, PositiveInt
+from lvm_lightning.bounds import elbo, iw_elbo
+from lvm_lightning.data.loader import Batch
+from lvm_lightning.estimators import DecoderBound, Estimator, Objective
+from lvm_lightning.evaluation.diagnostics import active_units
+from lvm_lightning.evaluation.quantity import Kind, Quantity
+from lvm_lightning.likelihoods import Bernoulli, Likelihood
+from lvm_lightning.modules.base import Latents, LatentVariableModule, LRSchedulerCallable, OptimizerCallable
+from lvm_lightning.networks import MLP
+from lvm_lightning.priors import Prior, StandardNormal
+from lvm_lightning.proposals import GaussianPosterior, Posterior, Proposal
+from lvm_lightning.randomness import Purpose
+
+NetworkCallable = Callable[[int, int], nn.Module]
+PosteriorCallable = Callable[[int], Posterior]
+PriorCallable = Callable[[int], Prior]
+LikelihoodCallable = Callable[[], Likelihood]
+OutputBias = Literal["pixel_means", "zero"]
+
+DECODED_ROWS = 4096
+"""Latent points decoded at a time in evaluation."""
+
+
+class Terms(NamedTuple):
+    """The three densities of a log importance weight, each ``(*S, B)`` in nats."""
+
+    log_lik: Tensor
+    log_prior: Tensor
+    log_q: Tensor
+
+    @property
+    def log_w(self) -> Tensor:
+        """log w = log p(x|z) + (log p(z) − log q(z|x))."""
+        return self.log_lik + (self.log_prior - self.log_q)
+
+
+class GaussianVAE(LatentVariableModule):
+    """Latent-variable model with an encoder q(z|x), trained on any bound with any gradient estimator.
+
+        log w_{j,n} = log p(x|z_{j,n}) + (log p(z_{j,n}) − log q(z_{j,n}|x)),   z_{j,n} ~ q(z|x)
+        log p(x) ≥ E[ 1/J Σ_j 1/(1−α) log 1/N Σ_n w_{j,n}^{1−α} ]
+
+    N = 1 is the VAE (the ELBO, from J samples), α = 0 the IWAE, 0 < α < 1 the variational Rényi bound.
+
+    Args:
+        latent_dim: number K of latent dimensions.
+        outer_samples: J, the number of bounds that are averaged.
+        inner_samples: N, the number of samples inside the logarithm.
+        alpha: order α of the Rényi bound, 0 ≤ α < 1; 0 is the importance-weighted bound.
+        estimator: gradient estimator: ``pathwise``, ``sticking_the_landing`` or ``doubly_reparameterised``. It changes
+            no value. Sticking the landing is biased when N > 1.
+        decoder_bound: ``same`` as the encoder's, or ``pooled``: the decoder climbs the bound of all J·N samples in one
+            logarithm while the encoder climbs the mean of J bounds (PIWAE).
+        kl_warmup_steps: steps over which the loss's weight of (log p(z) − log q(z|x)) rises to 1; 0 is none.
+        free_bits: λ in nats per latent dimension: the loss takes max(λ, KL_k) for each dimension's mean KL over the
+            batch. Like the warm-up it changes the loss alone; every number that is logged is the bound.
+        encoder: (D, features of the posterior) → network x ``(B, D)`` → h.
+        decoder: (K, P·D) → network z ``(*, K)`` → parameters ``(*, P·D)`` of the likelihood, P a pixel.
+        posterior: K → what turns h into q(z|x): ``GaussianPosterior`` or ``InverseAutoregressiveFlow``.
+        prior: K → p(z): ``StandardNormal`` or ``FlowPrior``.
+        likelihood: p(x|z): ``Bernoulli``, ``Gaussian`` or ``PixelwiseGaussian``.
+        output_bias: where the decoder's output bias starts: the parameters of the training images' ``pixel_means``, or
+            as torch starts it (``zero`` is the other family's name for that).
+        test_samples: S of the importance-weighted bound L_S that ``test`` measures log p(x) with.
+        data_dim: number D of pixels.
+        optimizer: parameters → optimiser.
+        lr_scheduler: optimiser → learning-rate schedule, stepped once a training step; none keeps the rate.
+
+    Raises:
+        ValueError: if there is no sample (J·N < 1), α is outside [0, 1), the posterior has no reparameterisation, free
+            bits are asked for without a closed-form KL, or the likelihood is Bernoulli and the data are not binary.
+
+    Reference:
+        Kingma & Welling, Auto-Encoding Variational Bayes, 2014, eq. 7; Burda et al., Importance Weighted Autoencoders,
+        2016, eq. 8; Li & Turner, Rényi Divergence Variational Inference, 2016, eq. 10; Bowman et al., Generating
+        Sentences from a Continuous Space, 2016 (warm-up); Kingma et al. 2016, eq. 15 (free bits).
+    """
+
+    def __init__(
+        self,
+        latent_dim: PositiveInt = 50,
+        outer_samples: PositiveInt = 1,
+        inner_samples: PositiveInt = 1,
+        alpha: NonNegativeFloat = 0.0,
+        estimator: Estimator = "pathwise",
+        decoder_bound: DecoderBound = "same",
+        kl_warmup_steps: NonNegativeInt = 0,
+        free_bits: NonNegativeFloat = 0.0,
+        encoder: NetworkCallable = MLP,
+        decoder: NetworkCallable = MLP,
+        posterior: PosteriorCallable = GaussianPosterior,
+        prior: PriorCallable = StandardNormal,
+        likelihood: LikelihoodCallable = Bernoulli,
+        output_bias: OutputBias = "zero",
+        test_samples: PositiveInt = 128,
+        data_dim: PositiveInt = 784,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-3),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(optimizer, lr_scheduler)
+        self.objective = Objective(outer_samples, inner_samples, alpha, estimator, decoder_bound)
+        self.save_hyperparameters()
+        self.forget_callables()
+        self.J, self.N, self.test_samples, self.output_bias = outer_samples, inner_samples, test_samples, output_bias
+        self.kl_warmup_steps, self.free_bits = kl_warmup_steps, free_bits
+        self.prior, self.likelihood, self.posterior = prior(latent_dim), likelihood(), posterior(latent_dim)
+        self.encoder = encoder(data_dim, self.posterior.features)
+        self.decoder = decoder(latent_dim, self.likelihood.parameters_per_pixel * data_dim)
+        self._require_meaning()
+        self.val_terms, self.test_terms = CatMetric(nan_strategy="error"), CatMetric(nan_strategy="error")
+        self.val_latents = CatMetric(nan_strategy="error")
+
+    def _require_meaning(self) -> None:
+        name = type(self.posterior).__name__
+        if not self.posterior.reparameterised:
+            raise ValueError(
+                f"model.estimator: {self.objective.estimator} needs a reparameterised posterior, got {name}; set "
+                "model.posterior to GaussianPosterior or InverseAutoregressiveFlow"
+            )
+        closed = self.posterior.factorised and isinstance(self.prior, StandardNormal)
+        if self.free_bits > 0 and not closed:
+            raise ValueError(
+                f"model.free_bits: needs the closed-form KL of each dimension, got {name} and "
+                f"{type(self.prior).__name__}; set free_bits to 0, or use GaussianPosterior and StandardNormal"
+            )
+
+    @property
+    def samples(self) -> int:
+        """J·N."""
+        return self.J * self.N
+
+    def setup(self, stage: str) -> None:
+        """Check the data, and start the output bias from the training images' pixel means if asked to."""
+        super().setup(stage)
+        if stage == "fit" and self.output_bias == "pixel_means":
+            self.start_output_bias(self.output_bias, self.likelihood.parameters_of_mean)
+
+    def encode(self, x: Tensor) -> Proposal:
+        """q(z|x) of each image, x ``(B, D)``."""
+        return cast(Proposal, self.posterior(self.encoder(x)))
+
+    def log_joint(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x|z) and log p(z): x ``(B, D)``, z ``(*S, B, K)`` → ``(*S, B)`` each, nats."""
+        return self.likelihood.log_prob(self.decode(z), x), self.prior.log_prob(z)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """One step up the bound of log w = log p(x|z) + (log p(z) − log q(z|x)), z ~ q(z|x)."""
+        q = self.encode(batch.x)
+        noise = self._noise(batch, self.samples, self.noise("train", self.global_step))
+        draw = self.objective.draw(q, noise.view(self.J, self.N, *noise.shape[1:]))
+        log_lik, log_prior = self.log_joint(batch.x, draw.z)
+        bound = self.objective.bound(Terms(log_lik, log_prior, draw.log_q).log_w.detach())
+        surrogate = self.objective.surrogate(draw, log_lik, log_prior, self.kl_weight)
+        return self.maximise(bound, surrogate - self._free_bits_penalty(q))
+
+    @property
+    def kl_weight(self) -> float:
+        """Weight of (log p(z) − log q(z|x)) in this step's loss."""
+        return min(1.0, (self.global_step + 1) / self.kl_warmup_steps) if self.kl_warmup_steps else 1.0
+
+    def _free_bits_penalty(self, q: Proposal) -> Tensor | float:
+        """Σ_k max(λ, KL_k) − KL_k: what free bits add to the loss."""
+        kl = q.kl_per_dimension() if self.free_bits > 0 else None
+        return 0.0 if kl is None else (self.free_bits - kl.mean(0)).relu().sum()
+
+    def evaluate(self, batch: Batch, q: Proposal, samples: int, purpose: Purpose, step: int) -> Terms:
+        """The three densities at S fresh samples of q, ``(S, B)`` each, decoded some at a time in float32."""
+        generator, parts = self.noise(purpose, step), []
+        for count in _chunks(samples, max(1, DECODED_ROWS // batch.total)):
+            z, log_q = q.rsample(self._noise(batch, count, generator))
+            parts.append(Terms(*self.log_joint(batch.x, z), log_q))
+        return Terms(*(torch.cat(terms) for terms in zip(*parts, strict=True)))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The training bound on held-out images with the same noise at every validation, and its two parts."""
+        with self.full_precision():
+            q = self.encode(batch.x)
+            terms = self.evaluate(batch, q, self.samples, "val", batch_idx)
+        self.val_bound.update(self._trained_bound(terms))
+        self.val_terms.update(torch.stack([terms.log_lik.mean(0), (terms.log_q - terms.log_prior).mean(0)], -1))
+        kl = q.kl_per_dimension()
+        self.val_latents.update(torch.cat([q.location, batch.label.unsqueeze(-1), *([] if kl is None else [kl])], -1))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the bound, its parts and the active units; keep the latents for pictures."""
+        super().on_validation_epoch_end()
+        reconstruction, kl = self.gather(self.val_terms).double().mean(0)
+        self.log_dict({"val/reconstruction": reconstruction, "val/kl": kl})
+        location, label, kl_each = self.gather(self.val_latents).tensor_split([self.prior.dim, self.prior.dim + 1], -1)
+        self.latents = Latents(location, kl_each if self.posterior.factorised else None, label.squeeze(-1).long())
+        if self.posterior.factorised:
+            self.log("val/active_units", float(active_units(location)))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """ELBO, its parts and L_S from S samples, and the trained bound from J·N others."""
+        S = self.test_samples
+        with self.full_precision():
+            terms = self.evaluate(batch, self.encode(batch.x), S + self.samples, "test", batch_idx)
+        first, rest = Terms(*(t[:S] for t in terms)), Terms(*(t[S:] for t in terms))
+        kl = (first.log_q - first.log_prior).mean(0)
+        values = [self._trained_bound(rest), elbo(first.log_w), first.log_lik.mean(0), kl, iw_elbo(first.log_w)]
+        self.test_terms.update(torch.stack(values, -1))
+
+    def on_test_epoch_end(self) -> None:
+        """Report them as labelled quantities."""
+        S, nested, alpha = self.test_samples, self.J * self.N, self.objective.alpha
+        order = f"Rényi bound (α={alpha:g}, " if alpha else "bound ("
+        trained, lower, reconstruction, kl, log_p = self.gather(self.test_terms).unbind(-1)
+        named: list[tuple[str, Tensor, Kind, int]] = [
+            (f"{order}J={self.J}, N={self.N})", trained, "lower bound", nested),
+            ("ELBO", lower, "lower bound", S),
+            ("E_q log p(x|z)", reconstruction, "stochastic estimate", S),
+            ("KL(q(z|x) ‖ p(z))", kl, "stochastic estimate", S),
+            (f"log p(x) ≥ L_{S}", log_p, "lower bound", S),
+        ]
+        quantities = [
+            Quantity.mean_of(
+                name, values, kind=kind, split="test", samples=samples,
+                unit="nats per image" if name.startswith("KL") else self.unit,
+            )
+            for name, values, kind, samples in named
+        ]  # fmt: skip
+        bin_width = self._of_data("bin_width", None)
+        if bin_width is not None:
+            name = f"log P(256 grey levels) ≥ L_{S} + D log Δ"
+            discrete = log_p + self.hparams["data_dim"] * torch.tensor(bin_width).double().log()
+            quantities.append(Quantity.mean_of(name, discrete, kind="lower bound", split="test", samples=S))
+        self.report(quantities)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """For each image, the trained bound and where its proposal lies.
+
+        Returns:
+            ``bound`` ``(B,)`` in nats, ``z_mean`` ``(B, K)`` and ``label`` ``(B,)``.
+        """
+        with self.full_precision():
+            q = self.encode(batch.x)
+            terms = self.evaluate(batch, q, self.samples, "predict", batch_idx)
+        return {"bound": self._trained_bound(terms), "z_mean": q.location, "label": batch.label}
+
+    def _trained_bound(self, terms: Terms) -> Tensor:
+        return self.objective.bound(terms.log_w.view(self.J, self.N, -1))
+
+    def _noise(self, batch: Batch, samples: int, generator: torch.Generator) -> Tensor:
+        """ε ~ N(0, I), ``(samples, B, K)``: this process's rows of the global batch's noise."""
+        noise = torch.randn(samples, batch.total, self.prior.dim, generator=generator)
+        return noise[:, batch.start : batch.start + len(batch.x)].to(self.device, cast(torch.dtype, self.dtype))
+
+
+def _chunks(total: int, size: int) -> list[int]:
+    return [min(size, total - start) for start in range(0, total, size)]

@@ -1,0 +1,46 @@
+"""A small data set, and what runs a module on it."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from lvm_lightning.data import StaticMNIST
+from lvm_lightning.data.images import ImageSet
+from lvm_lightning.data.loader import Batch
+
+D, B = 12, 5
+
+
+class SmallImages(StaticMNIST):
+    """StaticMNIST's loaders over 4 × 3 images whose digits are three noisy patterns."""
+
+    image_shape = (4, 3)
+
+    def setup(self, stage: str | None = None) -> None:
+        pattern = torch.randint(2, (3, D), generator=torch.Generator().manual_seed(1))
+        for split, n in [("train", 600), ("val", 100), ("test", 103)]:
+            generator = torch.Generator().manual_seed(n)
+            label = torch.randint(3, (n,), generator=generator)
+            flip = torch.rand(n, D, generator=generator) < 0.1
+            self.splits[split] = ImageSet((pattern[label] ^ flip).to(torch.uint8), label.to(torch.uint8))
+
+
+def small_trainer(folder: Path, **options: Any) -> pl.Trainer:
+    quiet: dict[str, Any] = {
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "logger": False,
+        "accelerator": "cpu",
+    }
+    return pl.Trainer(default_root_dir=folder, enable_checkpointing=False, log_every_n_steps=1, **(quiet | options))
+
+
+def images(n: int = B) -> Tensor:
+    return torch.randint(2, (n, D), generator=torch.Generator().manual_seed(2)).float()
+
+
+def batch_of(x: Tensor) -> Batch:
+    return Batch(x, torch.zeros(len(x), dtype=torch.uint8), 0, len(x))

@@ -1,0 +1,414 @@
+"""GaussianVAE: its numbers are bounds whatever trains it, and the options change what they say and nothing else."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lvm_lightning.bounds import elbo, iw_elbo, nested_renyi
+from lvm_lightning.data.images import ImageSet
+from lvm_lightning.data.loader import Batch
+from lvm_lightning.estimators import Estimator
+from lvm_lightning.evaluation.diagnostics import active_units, activity
+from lvm_lightning.evaluation.quadrature import GridQuadrature
+from lvm_lightning.likelihoods import Gaussian, PixelwiseGaussian
+from lvm_lightning.modules import GaussianVAE
+from lvm_lightning.networks import MLP, ConvDecoder, ConvEncoder
+from lvm_lightning.priors import FlowPrior
+from lvm_lightning.proposals import DiagonalGaussian, GaussianPosterior, InverseAutoregressiveFlow
+from tests.conftest import assert_within
+from tests.small import D, SmallImages, batch_of, images, small_trainer
+
+K = 2
+ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
+
+
+def network(fan_in: int, fan_out: int) -> nn.Module:
+    return MLP(fan_in, fan_out, hidden=(32,), activation="Tanh")
+
+
+def small_flow(latent_dim: int) -> InverseAutoregressiveFlow:
+    return InverseAutoregressiveFlow(latent_dim, hidden=(8,))
+
+
+def small_vae(**options: Any) -> GaussianVAE:
+    torch.manual_seed(0)
+    defaults: dict[str, Any] = {"latent_dim": K, "data_dim": D, "encoder": network, "decoder": network}
+    return GaussianVAE(**(defaults | options))
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "elbo": {},
+    "iwae": {"inner_samples": 8},
+    "nested": {"outer_samples": 3, "inner_samples": 4},
+    "renyi": {"inner_samples": 4, "alpha": 0.5},
+    "pooled": {"outer_samples": 3, "inner_samples": 4, "decoder_bound": "pooled"},
+    "flow": {"posterior": small_flow, "inner_samples": 4},
+    "flow prior": {"prior": lambda dim: FlowPrior(dim, hidden=(8,))},
+    "gaussian": {"likelihood": lambda: Gaussian(0.5, learn_sigma=True), "inner_samples": 4},
+    "pixelwise": {"likelihood": PixelwiseGaussian},
+}
+
+
+def bound_by_hand(model: GaussianVAE, x: Tensor) -> Tensor:
+    """The first training step's bound of each image, from the densities."""
+    q = model.encode(x)
+    noise = torch.randn(model.samples, len(x), K, generator=model.noise("train", 0))
+    z, log_q = q.rsample(noise)
+    log_w = model.likelihood.log_prob(model.decode(z), x) + model.prior.log_prob(z) - log_q
+    if model.objective.decoder_bound == "pooled":
+        return iw_elbo(log_w)
+    return nested_renyi(log_w.view(model.J, model.N, -1), model.objective.alpha)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_training_step_is_the_bound_whatever_the_estimator(case: str) -> None:
+    x = images(6)
+    for estimator in ESTIMATORS:
+        model = small_vae(**CASES[case], estimator=estimator)
+        output = model.training_step(batch_of(x), 0)
+        expected = bound_by_hand(model, x).mean()
+        torch.testing.assert_close(output["bound"], expected)
+        torch.testing.assert_close(output["loss"], -expected)
+        output["loss"].backward()
+        missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+        assert not missing
+
+
+@pytest.mark.parametrize("case", ["elbo", "flow"])
+def test_the_encoders_mean_gradient_is_the_estimators_common_one(case: str) -> None:
+    x = images(1).expand(2000, D)
+    gradients = []
+    for seed, estimator in enumerate(ESTIMATORS):
+        model = small_vae(**CASES[case] | {"inner_samples": 1}, estimator=estimator)
+        torch.manual_seed(seed)  # other noise, the same weights
+        rows = []
+        for step in range(20):
+            model.noise = lambda purpose, _, s=step: torch.Generator().manual_seed(100 * s + seed)  # type: ignore[method-assign,misc] # noqa: B023
+            loss = model.training_step(batch_of(x), 0)["loss"]
+            layer = model.encoder[-1]  # type: ignore[index]
+            rows.append(torch.autograd.grad(loss, layer.bias)[0])
+        gradients.append(torch.stack(rows))
+    for other in gradients[1:]:
+        stderr = (gradients[0].var(0) / 20 + other.var(0) / 20).sqrt()
+        assert ((gradients[0].mean(0) - other.mean(0)).abs() < 4 * stderr).all()
+
+
+def test_warm_up_and_free_bits_change_the_loss_and_never_the_bound() -> None:
+    x = batch_of(images(6))
+    plain = small_vae().training_step(x, 0)
+    warm = small_vae(kl_warmup_steps=10).training_step(x, 0)
+    free = small_vae(free_bits=3.0).training_step(x, 0)
+    for output in (warm, free):
+        assert torch.equal(output["bound"], plain["bound"])
+        assert not torch.isclose(output["loss"], plain["loss"])
+    model = small_vae(free_bits=3.0)
+    q = model.encode(x.x)
+    assert isinstance(q, DiagonalGaussian)
+    kl = q.kl_per_dimension().mean(0)
+    torch.testing.assert_close(free["loss"], plain["loss"] + (kl.clamp(min=3.0) - kl).sum())
+    assert torch.equal(small_vae(free_bits=1e-6).training_step(x, 0)["loss"], plain["loss"])
+
+
+def test_the_warm_up_ends(tmp_path: Path) -> None:
+    weights: list[float] = []
+
+    class Watched(GaussianVAE):
+        def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+            weights.append(self.kl_weight)
+            return super().training_step(batch, batch_idx)
+
+    model = Watched(latent_dim=K, data_dim=D, encoder=network, decoder=network, kl_warmup_steps=4)
+    small_trainer(tmp_path, max_steps=6, limit_val_batches=0).fit(model, SmallImages(batch_size=100))
+    assert weights == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_validation_reports_the_bound_and_not_the_loss(tmp_path: Path) -> None:
+    reported = []
+    for options in ({}, {"kl_warmup_steps": 1000}, {"free_bits": 2.0}):
+        trainer = small_trainer(tmp_path)
+        (result,) = trainer.validate(small_vae(**options), SmallImages(), verbose=False)
+        reported.append(result)
+    assert reported[0] == reported[1] == reported[2]
+    assert reported[0]["val/bound"] == pytest.approx(
+        reported[0]["val/reconstruction"] - reported[0]["val/kl"], abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("case", ["elbo", "iwae", "renyi", "flow"])
+def test_the_test_reports_labelled_bounds_in_order_below_log_p(case: str, tmp_path: Path) -> None:
+    """On a trained model with K = 2, where quadrature gives log p(x)."""
+    model = small_vae(**CASES[case], optimizer=lambda p: torch.optim.Adam(p, lr=1e-2))
+    data = SmallImages(batch_size=100)
+    trainer = small_trainer(tmp_path, max_epochs=30, check_val_every_n_epoch=30)
+    trainer.test(model, data, verbose=False)
+    before = {q.name: q.value for q in model.evaluation}
+    trainer.fit(model, data)
+    (logged,) = trainer.test(model, data, verbose=False)
+    trained, lower, reconstruction, kl, tight = model.evaluation
+    with torch.no_grad():
+        quadrature = GridQuadrature(model.decode, model.likelihood.log_prob, K)
+        log_p = float(quadrature.log_marginal(data.splits["test"].images.float()).mean())
+    assert trained.value > before[trained.name] + 0.5
+    assert lower.value < tight.value < log_p + 0.02
+    assert log_p - tight.value < 0.1
+    assert lower.value == pytest.approx(reconstruction.value - kl.value, abs=1e-4)
+    assert lower.value - 0.2 < trained.value < tight.value
+    assert kl.value > 0.1
+    assert (lower.kind, kl.kind, tight.samples, trained.samples) == (
+        *("lower bound", "stochastic estimate", 128),
+        model.J * model.N,
+    )
+    assert logged["test/log_p_x_L_128"] == pytest.approx(tight.value)
+    assert {q.unit for q in model.evaluation} == {"nats per image"}
+
+
+def test_predictions_are_bounds_and_posterior_means(tmp_path: Path) -> None:
+    model, data = small_vae(inner_samples=4), SmallImages()
+    predicted = small_trainer(tmp_path).predict(model, data)
+    assert predicted is not None
+    (output,) = predicted
+    assert isinstance(output, dict)
+    x = data.splits["test"].images.float()
+    torch.testing.assert_close(output["z_mean"], model.encode(x).location.detach())
+    assert output["bound"].shape == output["label"].shape == (103,)
+
+
+def test_evaluation_in_chunks_takes_every_sample_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = small_vae(), batch_of(images(6))
+    q = model.encode(batch.x)
+    monkeypatch.setattr("lvm_lightning.modules.gaussian_vae.DECODED_ROWS", 18)
+    terms = model.evaluate(batch, q, 7, "test", 0)
+    assert terms.log_w.shape == (7, 6)
+    generator = model.noise("test", 0)
+    noise = torch.cat([torch.randn(n, 6, K, generator=generator) for n in (3, 3, 1)])
+    z, log_q = q.rsample(noise)
+    log_lik, log_prior = model.log_joint(batch.x, z)
+    torch.testing.assert_close(terms.log_w, log_lik + log_prior - log_q)
+    torch.testing.assert_close(elbo(terms.log_w), (log_lik + log_prior - log_q).mean(0))
+
+
+def test_a_process_takes_its_rows_of_the_global_noise() -> None:
+    model, x = small_vae(inner_samples=4), images(6)
+    parts = [Batch(x[s : s + 3], torch.zeros(3, dtype=torch.uint8), s, 6) for s in (0, 3)]
+    values = [model.training_step(part, 0)["bound"] for part in parts]
+    torch.testing.assert_close(torch.stack(values).mean(), model.training_step(batch_of(x), 0)["bound"])
+
+
+def test_evaluation_is_in_float32_whatever_trains(tmp_path: Path) -> None:
+    model, data = small_vae(inner_samples=4), SmallImages()
+    plain = small_trainer(tmp_path).test(model, data, verbose=False)
+    mixed = small_trainer(tmp_path, precision="bf16-mixed").test(model, data, verbose=False)
+    assert plain == mixed
+
+
+def test_mixed_precision_trains_with_float32_densities(tmp_path: Path) -> None:
+    model = small_vae(inner_samples=4, estimator="doubly_reparameterised")
+    trainer = small_trainer(tmp_path, precision="bf16-mixed", max_steps=3, limit_val_batches=0)
+    trainer.fit(model, SmallImages(batch_size=100))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        q = model.encode(images())
+        log_lik, log_prior = model.log_joint(images(), q.rsample(torch.randn(2, 5, K))[0])
+    assert log_lik.dtype == log_prior.dtype == torch.float32
+
+
+def test_the_output_bias_can_start_from_the_pixel_means(tmp_path: Path) -> None:
+    means: list[tuple[dict[str, Any], Callable[[Tensor], Tensor]]] = [
+        ({}, torch.Tensor.sigmoid),
+        ({"likelihood": PixelwiseGaussian}, torch.Tensor.clone),
+    ]
+    for options, mean in means:
+        model, data = small_vae(output_bias="pixel_means", **options), SmallImages()
+        small_trainer(tmp_path, max_steps=0).fit(model, data)
+        bias = model.decoder[-1].bias[:D].detach()  # type: ignore[index]
+        torch.testing.assert_close(mean(bias), data.pixel_mean())
+
+
+# Data and requests that mean nothing
+
+
+def test_grey_images_are_refused_by_bernoulli_and_taken_by_gaussian(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a Bernoulli likelihood needs binary images, got grey ones; set data.binar"):
+        small_trainer(tmp_path, max_steps=1).fit(small_vae(), SmallImages(binarisation="none"))
+    small_trainer(tmp_path, max_steps=1).fit(small_vae(likelihood=Gaussian), SmallImages(binarisation="none"))
+
+
+def test_values_that_a_plain_loader_brings_are_looked_at(tmp_path: Path) -> None:
+    loader: DataLoader[Batch] = DataLoader([batch_of(images() * 0.5)], batch_size=None)  # type: ignore[arg-type]
+    for call in ("fit", "validate", "test"):
+        loaders = [loader, loader] if call == "fit" else [loader]
+        with pytest.raises(ValueError, match=r"a Bernoulli likelihood needs binary images, got the value 0.5"):
+            getattr(small_trainer(tmp_path, max_steps=1, num_sanity_val_steps=0), call)(small_vae(), *loaders)
+
+
+class Categorical(GaussianPosterior):
+    """Stands for a posterior without a path from noise to z."""
+
+    reparameterised = False
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inner_samples": 0}, "model.inner_samples: must be at least 1, got 0"),
+        ({"alpha": 1.0}, r"model.alpha: must be in \[0, 1\), got 1"),
+        (
+            {"posterior": Categorical, "estimator": "doubly_reparameterised"},
+            "model.estimator: doubly_reparameterised needs a reparameterised posterior, got Categorical; set",
+        ),
+        (
+            {"posterior": small_flow, "free_bits": 0.1},
+            "model.free_bits: needs the closed-form KL of each dimension, got InverseAutoregressiveFlow and Standard",
+        ),
+        ({"prior": FlowPrior, "free_bits": 0.1}, "model.free_bits: .* got GaussianPosterior and FlowPrior"),
+    ],
+)
+def test_meaningless_requests_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small_vae(**options)
+
+
+def test_an_output_bias_needs_a_linear_last_layer(tmp_path: Path) -> None:
+    model = GaussianVAE(
+        latent_dim=4, encoder=ConvEncoder, decoder=ConvDecoder, likelihood=Gaussian, output_bias="pixel_means"
+    )
+
+    class Grey(SmallImages):
+        def setup(self, stage: str | None = None) -> None:
+            self.splits = {s: ImageSet(torch.zeros(300, 784, dtype=torch.uint8), torch.zeros(300)) for s in self._SETS}
+
+        _SETS = ("train", "val", "test")
+
+    with pytest.raises(ValueError, match=r"model.output_bias: 'pixel_means' needs a decoder that ends in a linear lay"):
+        small_trainer(tmp_path, max_steps=1).fit(model, Grey(binarisation="none"))
+
+
+# System 7: the four corrections, each against the source's form
+
+
+def system_7(batch: int = 3) -> tuple[GaussianVAE, Tensor]:
+    torch.manual_seed(0)
+    model = GaussianVAE(latent_dim=32, encoder=ConvEncoder, decoder=ConvDecoder, likelihood=Gaussian)
+    return model, 2 * torch.rand(batch, 784) - 1
+
+
+def by_torch_distributions(model: GaussianVAE, x: Tensor) -> Tensor:
+    """The ELBO of each image at the first step's noise, from torch's distributions."""
+    q = model.encode(x)
+    assert isinstance(q, DiagonalGaussian)
+    z = q.mean + q.log_sigma.exp() * torch.randn(1, len(x), 32, generator=model.noise("train", 0))
+    normal = torch.distributions.Normal
+    log_lik = normal(model.decode(z), 1.0).log_prob(x).sum(-1)
+    log_prior = normal(0.0, 1.0).log_prob(z).sum(-1)
+    log_q = normal(q.mean, q.log_sigma.exp()).log_prob(z).sum(-1)
+    value: Tensor = (log_lik + log_prior - log_q).squeeze(0)
+    return value
+
+
+def test_system_7_is_the_elbo_of_torch_distributions() -> None:
+    model, x = system_7()
+    bound = model.training_step(batch_of(x), 0)["bound"]
+    torch.testing.assert_close(bound, by_torch_distributions(model, x).mean(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_a_log_q_subtracts_the_sum_of_log_sigma(sign: float) -> None:
+    """The source adds |Σ log σ|, which is that only while the sum is negative."""
+    eps, log_sigma = torch.randn(5, 1, 4), sign * torch.tensor([[1.0, -0.5, 2.0, 0.2]])
+    _, log_q = DiagonalGaussian(torch.zeros(1, 4), log_sigma).rsample(eps)
+    standard = torch.distributions.Normal(0.0, 1.0).log_prob(eps).sum(-1)
+    torch.testing.assert_close(log_q, standard - log_sigma.sum(-1))
+    source = standard + log_sigma.sum(-1).abs()
+    assert torch.isclose(log_q, source).all() == (sign < 0)
+
+
+def test_b_every_normalising_constant_is_in_the_number() -> None:
+    """The source's squared error alone is 720.4 nats above."""
+    model, x = system_7()
+    q = model.encode(x)
+    z = q.rsample(torch.randn(1, 3, 32))[0]
+    log_lik = model.log_joint(x, z)[0]
+    without = -0.5 * (x - model.decode(z)).square().sum(-1)
+    torch.testing.assert_close(log_lik, without - 392 * math.log(2 * math.pi), atol=1e-3, rtol=0)
+    assert (without - log_lik > 720).all()
+
+
+def test_c_the_latent_axis_is_summed() -> None:
+    """The source sums a trailing axis of length 1, so that its log-densities keep the latent axis."""
+    model, x = system_7()
+    q = model.encode(x)
+    z, log_q = q.rsample(torch.randn(1, 3, 32))
+    assert log_q.shape == model.prior.log_prob(z).shape == (1, 3)
+    elementwise = torch.distributions.Normal(0.0, 1.0).log_prob(z)
+    torch.testing.assert_close(model.prior.log_prob(z), elementwise.sum(-1))
+    kept = elementwise.unsqueeze(-1).sum(-1)  # the source's form
+    assert kept.shape != model.prior.log_prob(z).shape
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_d_a_batch_of_one_works(estimator: Estimator) -> None:
+    """The source squeezes the batch axis away with the others."""
+    torch.manual_seed(0)
+    model = GaussianVAE(
+        latent_dim=32, encoder=ConvEncoder, decoder=ConvDecoder, likelihood=Gaussian, estimator=estimator
+    )
+    x = 2 * torch.rand(1, 784) - 1
+    output = model.training_step(batch_of(x), 0)
+    torch.testing.assert_close(output["bound"], by_torch_distributions(model, x).mean(), atol=1e-3, rtol=0)
+    output["loss"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+# Diagnostics
+
+
+def test_a_unit_is_active_when_its_posterior_mean_varies() -> None:
+    mean = torch.randn(20_000, 3) * torch.tensor([1.0, 0.05, 0.2])
+    assert_within((mean - mean.mean(0)) ** 2, activity(mean).float())
+    assert active_units(mean) == 2  # 0.05² = 0.0025 is below 0.01, 0.2² = 0.04 above
+
+
+def test_validation_keeps_the_latents_for_pictures(tmp_path: Path) -> None:
+    model, data = small_vae(), SmallImages(eval_batch_size=30)
+    (logged,) = small_trainer(tmp_path).validate(model, data, verbose=False)
+    latents = model.latents
+    assert latents is not None
+    assert latents.kl is not None
+    with torch.no_grad():
+        q = model.encode(data.splits["val"].images.float())
+    assert isinstance(q, DiagonalGaussian)
+    torch.testing.assert_close(latents.location, q.mean)
+    torch.testing.assert_close(latents.kl, q.kl_per_dimension())
+    assert torch.equal(latents.label, data.splits["val"].labels.long())
+    assert logged["val/active_units"] == active_units(q.mean)
+    flow = small_vae(posterior=small_flow)
+    small_trainer(tmp_path).validate(flow, data, verbose=False)
+    assert flow.latents is not None
+    assert flow.latents.kl is None
+
+
+def test_dequantised_densities_are_also_reported_as_a_probability_of_grey_levels(tmp_path: Path) -> None:
+    class Dequantised(SmallImages):
+        def setup(self, stage: str | None = None) -> None:
+            super().setup(stage)
+            noisy = {s: ImageSet((d.images * 255 + torch.rand(d.images.shape)) / 256, d.labels)
+                     for s, d in self.splits.items()}  # fmt: skip
+            self.splits = noisy
+
+    model = small_vae(likelihood=lambda: Gaussian(0.3))
+    data = Dequantised(binarisation="none", dequantise=True, pixel_range="-1..1")
+    small_trainer(tmp_path).test(model, data, verbose=False)
+    *_, kl, density, discrete = model.evaluation
+    assert discrete.value == pytest.approx(density.value + D * math.log(2 / 256), abs=1e-3)
+    assert (discrete.kind, discrete.unit, discrete.name[:21]) == (
+        "lower bound",
+        "nats per image",
+        "log P(256 grey levels",
+    )
+    assert density.unit == "nats per image (density on [-1, 1])"
+    assert kl.unit == "nats per image"
