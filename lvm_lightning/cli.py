@@ -161,6 +161,13 @@ class CLI(LightningCLI):
                 "and give --ckpt_path last, best, or a path"
             )
 
+    def instantiate_classes(self) -> None:
+        """Make the model, the data and the trainer; an argument that one of them refuses is the user's mistake."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer with the callbacks that fit its switches."""
         trainer = self._get(self.config_init, "trainer")

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from lvm_lightning.argtypes import PositiveInt
@@ -73,6 +74,7 @@ class ConvEncoder(nn.Sequential):
             nn.Flatten(),
             nn.Linear(CODE, out_features),
         )  # fmt: skip
+        self.to(memory_format=torch.channels_last)  # with so few channels up to 4 times faster
 
 
 class ConvDecoder(nn.Module):
@@ -101,6 +103,7 @@ class ConvDecoder(nn.Module):
             nn.Conv2d(8, out_features // SIDE**2, 3, padding=1),
             nn.Flatten(),
         )  # fmt: skip
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, z: Tensor) -> Tensor:
         """Latent points ``(*, K)`` → parameters ``(*, P·784)``."""

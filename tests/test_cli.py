@@ -15,6 +15,7 @@ from tests.conftest import ROOT, Run
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 CONFIG = ROOT / "configs" / "prior_iwae.yaml"
+VAE = ROOT / "configs" / "burda_iwae.yaml"
 SMALL = ["--model.decoder.hidden", "[8]", "--model.inner_samples", "4"]
 SHORT = ["--trainer.max_steps", "4", "--trainer.val_check_interval", "2", "--trainer.log_every_n_steps", "2"]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
@@ -181,6 +182,32 @@ def test_every_config_trains_validates_and_tests(config: Path, run: Run) -> None
     assert quantities[0]["images"] == 8
 
 
+def test_a_model_with_an_encoder_draws_its_posterior(run: Run) -> None:
+    small = ["--model.encoder.hidden", "[8]", "--model.decoder.hidden", "[8]", "--model.inner_samples", "2"]
+    arguments = ["fit", "--config", VAE, *small, *SHORT, *QUIET, "--trainer.limit_val_batches", "1"]
+    assert run(*arguments, "--trainer.logger.name", "vae") == 0
+    folder = Path("runs/vae/version_0")
+    drawn = {path.stem for path in (folder / "figures").iterdir()}
+    assert drawn == {"samples", "means", "reconstructions", "latents", "units", "training_bound"}
+    logged = scalars(folder)
+    for tag in ("val/bound", "val/reconstruction", "val/kl", "val/active_units"):
+        assert len(logged[tag]) == 2
+    tags = EventAccumulator(str(folder)).Reload().Tags()
+    assert set(tags["histograms"]) == {"latents/kl_per_dimension_nats", "latents/activity"}
+    assert {f"figures/{name}" for name in drawn} == set(tags["images"])
+
+
+def test_grey_samples_are_not_cut_to_bits(run: Run) -> None:
+    config = ROOT / "configs" / "gaussian_vae.yaml"
+    arguments = ["--config", config, *QUIET, "--trainer.limit_val_batches", "1", "--data.batch_size", "8"]
+    assert run("fit", *arguments, "--trainer.max_steps", "1", "--trainer.val_check_interval", "1") == 0
+    assert run("sample", "--config", config, "--ckpt_path", "last", "--count", "4", "--output", "new") == 0
+    drawn = np.load("new/samples.npz")
+    assert drawn["x"].dtype == np.float32
+    assert 0.9 < (drawn["x"] - drawn["mean"]).std() < 1.1  # unit variance
+    assert drawn["x"].shape == (4, 28, 28)
+
+
 WRONG: dict[str, tuple[list[object], int, str]] = {
     "unknown key": (["fit", "--config", CONFIG, "--model.inner_sample", "3"], 2, "inner_sample"),
     "unknown trainer key": (["fit", "--config", CONFIG, "--trainer.steps", "3"], 2, "--trainer.steps"),
@@ -195,13 +222,28 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
     "no subcommand": ([], 2, "subcommand"),
     "unknown subcommand": (["fly"], 2, "'fly'.*'fit'"),
     "grey images": (["fit", "--config", CONFIG, "--data.binarisation", "none"], 1, "needs binary images, got grey"),
-    "no folder": (["fit", "--config", CONFIG, "--data.source", "larochelle_murray"], 1, "data.folder: must name"),
+    "no folder": (["fit", "--config", CONFIG, "--data.source", "larochelle_murray"], 2, "data.folder: must name"),
     "too large a batch": (["fit", "--config", CONFIG, "--data.batch_size", "60000"], 1, "50,000 .*got 60000"),
     "too short a schedule": (
         ["fit", "--config", CONFIG, "--trainer.max_steps", "9999"],
         1,
         "9,999 .*got 1,250; set both",
     ),
+    "order of the ELBO": (["fit", "--config", VAE, "--model.alpha", "1"], 2, r"alpha: must be in \[0, 1\), got 1; the"),
+    "unknown estimator": (["fit", "--config", VAE, "--model.estimator", "score"], 2, "estimator.*'pathwise'.*score"),
+    "unknown posterior": (["fit", "--config", VAE, "--model.posterior.scale", "log"], 2, "scale.*'softplus'.*log"),
+    "no sigma": (
+        ["fit", "--config", VAE, "--model.likelihood", "Gaussian", "--model.likelihood.sigma", "0"],
+        2,
+        "sigma.* 0 .*v>0",
+    ),
+    "free bits of a flow": (
+        ["fit", "--config", CONFIGS[0].parent / "iaf_vae.yaml", "--model.free_bits", "0.1"],
+        2,
+        "free_bits: needs the closed-form KL .* got InverseAutoregressiveFlow",
+    ),
+    "grey images to Bernoulli": (["fit", "--config", VAE, "--data.binarisation", "none"], 1, "needs binary images"),
+    "noise on bits": (["fit", "--config", VAE, "--data.dequantise", "true"], 2, "dequantise: serves grey values"),
     "no checkpoint to validate": (["validate", "--config", CONFIG], 2, "ckpt_path: validate needs a trained model"),
     "no checkpoint to test": (["test", "--config", CONFIG], 2, "ckpt_path: test needs a trained model, got none"),
     "no checkpoint to sample": (["sample", "--config", CONFIG], 2, "ckpt_path: sample needs a trained model"),

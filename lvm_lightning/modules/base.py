@@ -24,6 +24,9 @@ from lvm_lightning.randomness import Purpose, generator_for
 OptimizerCallable = Callable[[Iterable[Parameter]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
 
+DECODED_ROWS = 1024
+"""Latent points decoded at a time in evaluation: their activations stay in the processor's cache."""
+
 
 class Latents(NamedTuple):
     """What a validation found about the proposals q(z|x) of its images.

@@ -14,7 +14,13 @@ from lvm_lightning.estimators import DecoderBound, Estimator, Objective
 from lvm_lightning.evaluation.diagnostics import active_units
 from lvm_lightning.evaluation.quantity import Kind, Quantity
 from lvm_lightning.likelihoods import Bernoulli, Likelihood
-from lvm_lightning.modules.base import Latents, LatentVariableModule, LRSchedulerCallable, OptimizerCallable
+from lvm_lightning.modules.base import (
+    DECODED_ROWS,
+    Latents,
+    LatentVariableModule,
+    LRSchedulerCallable,
+    OptimizerCallable,
+)
 from lvm_lightning.networks import MLP
 from lvm_lightning.priors import Prior, StandardNormal
 from lvm_lightning.proposals import GaussianPosterior, Posterior, Proposal
@@ -25,9 +31,6 @@ PosteriorCallable = Callable[[int], Posterior]
 PriorCallable = Callable[[int], Prior]
 LikelihoodCallable = Callable[[], Likelihood]
 OutputBias = Literal["pixel_means", "zero"]
-
-DECODED_ROWS = 4096
-"""Latent points decoded at a time in evaluation."""
 
 
 class Terms(NamedTuple):
@@ -168,9 +171,12 @@ class GaussianVAE(LatentVariableModule):
         return min(1.0, (self.global_step + 1) / self.kl_warmup_steps) if self.kl_warmup_steps else 1.0
 
     def _free_bits_penalty(self, q: Proposal) -> Tensor | float:
-        """Σ_k max(λ, KL_k) − KL_k: what free bits add to the loss."""
+        """Σ_k max(λ, KL_k) − KL_k: what free bits add to the loss. KL_k is the mean over all processes' images."""
         kl = q.kl_per_dimension() if self.free_bits > 0 else None
-        return 0.0 if kl is None else (self.free_bits - kl.mean(0)).relu().sum()
+        if kl is None:
+            return 0.0
+        mean = torch.as_tensor(self.all_gather(kl.mean(0), sync_grads=True)).view(-1, self.prior.dim).mean(0)
+        return (self.free_bits - mean).relu().sum()
 
     def evaluate(self, batch: Batch, q: Proposal, samples: int, purpose: Purpose, step: int) -> Terms:
         """The three densities at S fresh samples of q, ``(S, B)`` each, decoded some at a time in float32."""

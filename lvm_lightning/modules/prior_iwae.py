@@ -14,16 +14,13 @@ from lvm_lightning.evaluation.quadrature import GridQuadrature
 from lvm_lightning.evaluation.quantity import Quantity
 from lvm_lightning.integration import UNIFORM, Points
 from lvm_lightning.likelihoods import Bernoulli
-from lvm_lightning.modules.base import LatentVariableModule, LRSchedulerCallable, OptimizerCallable
+from lvm_lightning.modules.base import DECODED_ROWS, LatentVariableModule, LRSchedulerCallable, OptimizerCallable
 from lvm_lightning.networks import MLP
 from lvm_lightning.priors import StandardNormal
 from lvm_lightning.randomness import Purpose
 
 DecoderCallable = Callable[[int, int], nn.Module]
 OutputBias = Literal["logit", "log", "zero"]
-
-DECODED_ROWS = 1024
-"""Latent points decoded at a time in evaluation: their activations stay in the processor's cache."""
 
 
 class PriorIWAE(LatentVariableModule):
