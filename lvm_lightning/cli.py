@@ -1,4 +1,4 @@
-"""The command ``lvm-lightning``: LightningCLI with one-line errors, run folders and a ``sample`` subcommand."""
+"""The command ``lvm-lightning``: LightningCLI with one-line errors, run folders and subcommands of its own."""
 
 import os
 import pickle
@@ -19,6 +19,7 @@ from lvm_lightning.argtypes import NonNegativeInt, PositiveInt
 from lvm_lightning.callbacks import (
     BoundProgressBar,
     EvaluationReport,
+    ExponentialPictures,
     Pictures,
     PosteriorPictures,
     Predictions,
@@ -26,9 +27,10 @@ from lvm_lightning.callbacks import (
 )
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.sampling import write_samples
+from lvm_lightning.tightness import write_tightness
 
 PROGRAM = "lvm-lightning"
-NEEDS_CHECKPOINT = ("validate", "test", "predict", "sample")
+NEEDS_CHECKPOINT = ("validate", "test", "predict", "sample", "tightness")
 TRAINING_ONLY = ("optimizer", "lr_scheduler")
 """Model arguments that may differ between a checkpoint and the configuration that evaluates it."""
 
@@ -38,7 +40,7 @@ class UserError(Exception):
 
 
 class Trainer(pl.Trainer):
-    """Lightning's Trainer, with a method for the subcommand that Lightning has none for.
+    """Lightning's Trainer, with a method for each subcommand that Lightning has none for.
 
     The limits are spelled out because ``typing`` may hand out Lightning's ``Union[int, float]`` with its members
     swapped, whichever some other library made first; then 1 on the command line would be 1.0, all batches.
@@ -69,6 +71,7 @@ class Trainer(pl.Trainer):
         count: PositiveInt = 64,
         seed: NonNegativeInt = 0,
         output: str | None = None,
+        weights_only: bool | None = None,
     ) -> None:
         """Draw new images from a trained model: a PNG grid and an array.
 
@@ -79,16 +82,51 @@ class Trainer(pl.Trainer):
             count: number of images.
             seed: seed of the draw.
             output: folder to write ``samples.png`` and ``samples.npz`` to; the run's folder by default.
+            weights_only: stands in the configuration of a training run; a checkpoint is always read that way here.
         """
-        assert ckpt_path is not None
-        checkpoint = read_checkpoint(Path(ckpt_path))
-        model.load_state_dict(checkpoint["state_dict"])
-        model.to(self.strategy.root_device).eval()
-        folder = Path(output or self.log_dir or self.default_root_dir)
+        folder = self._restore(model, ckpt_path, output)
         shape = getattr(datamodule, "image_shape", (28, 28))
+        if shape is None:
+            raise UserError(f"model: sample draws images, got {type(model).__name__}, which has none; use test")
         pixel_range = getattr(datamodule, "pixel_range", (0.0, 1.0))
         for path in write_samples(model, shape, count, seed, folder, pixel_range):
             print(f"{count} samples written to {path}")
+
+    def tightness(
+        self,
+        model: LatentVariableModule,
+        datamodule: pl.LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        largest: PositiveInt = 4096,
+        images: PositiveInt = 500,
+        seed: NonNegativeInt = 0,
+        output: str | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Draw the importance-weighted bound over its number of samples: a figure, a table and a JSON file.
+
+        Args:
+            model: the module to evaluate.
+            datamodule: gives the test images.
+            ckpt_path: the checkpoint with the weights.
+            largest: largest number of samples N.
+            images: test images to average over, evenly spaced; repeats of the estimate where there is one data set.
+            seed: seed of the draws.
+            output: folder to write ``tightness.png`` and ``tightness.json`` to; the run's folder by default.
+            weights_only: stands in the configuration of a training run; a checkpoint is always read that way here.
+        """
+        if datamodule is None:
+            raise UserError("data: tightness needs a data module, got none; give --data or a config")
+        folder = self._restore(model, ckpt_path, output)
+        rows, paths = write_tightness(model, datamodule, largest, images, seed, folder)
+        print(f"{rows}\n\nwritten to {' and '.join(map(str, paths))}")
+
+    def _restore(self, model: LatentVariableModule, ckpt_path: str | None, output: str | None) -> Path:
+        """Load the weights, move the model to the device, and find the folder to write to."""
+        assert ckpt_path is not None
+        model.load_state_dict(read_checkpoint(Path(ckpt_path))["state_dict"])
+        model.to(self.strategy.root_device).eval()
+        return Path(output or self.log_dir or self.default_root_dir)
 
 
 class Parser(LightningArgumentParser):
@@ -117,8 +155,9 @@ class CLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's subcommands, and ``sample``."""
-        return {**LightningCLI.subcommands(), "sample": {"model", "datamodule"}}
+        """Lightning's subcommands, ``sample`` and ``tightness``."""
+        own = {"model", "datamodule"}
+        return {**LightningCLI.subcommands(), "sample": own, "tightness": own}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Callbacks that every run has; their arguments can be set like any other."""
@@ -180,7 +219,7 @@ class CLI(LightningCLI):
         if trainer.get("fast_dev_run"):
             keys.clear()  # it leaves nothing behind
         else:
-            own += [TrainingBound(), EvaluationReport(), Predictions(), PosteriorPictures()]
+            own += [TrainingBound(), EvaluationReport(), Predictions(), PosteriorPictures(), ExponentialPictures()]
             if trainer.get("logger") is not False:
                 own.append(LearningRateMonitor(logging_interval="step"))
         trainer.callbacks = [*as_list(trainer.get("callbacks")), *own]

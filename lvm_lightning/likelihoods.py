@@ -114,8 +114,8 @@ class GaussianLikelihood(Likelihood):
             parameters = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
             mean, log_sigma = self.mean_and_log_sigma(parameters)
             scaled = (x - mean) * (-log_sigma).exp()
-            log_sigma = log_sigma.expand(mean.shape)
-            return -0.5 * scaled.square().sum(-1) - log_sigma.sum(-1) - 0.5 * x.shape[-1] * math.log(2 * math.pi)
+            constant = 0.5 * x.shape[-1] * math.log(2 * math.pi)
+            return -0.5 * scaled.square().sum(-1) - log_sigma.expand(mean.shape).sum(-1) - constant
 
     def mean(self, parameters: Tensor) -> Tensor:
         """E[x|z] = m."""

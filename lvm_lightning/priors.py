@@ -61,6 +61,30 @@ class StandardNormal(Prior):
         return z
 
 
+class ExponentialPrior(Prior):
+    """z ~ Exp(λ) on the positive half-line, K = 1.
+
+        log p(z) = log λ − λ z,   −∞ for z < 0
+
+    Args:
+        rate: λ.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(1)
+        self.rate = rate
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density in nats: ``(*, 1) → (*,)``."""
+        z = z.squeeze(-1)
+        return (math.log(self.rate) - self.rate * z).where(z >= 0, -torch.inf)
+
+    def transform(self, noise: Tensor) -> Tensor:
+        """−log Φ(ε)/λ."""
+        z: Tensor = -torch.special.log_ndtr(noise) / self.rate
+        return z
+
+
 class FlowPrior(Prior):
     """Learned prior: a masked autoregressive flow over a standard normal.
 

@@ -5,8 +5,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-Purpose = Literal["train", "val", "test", "predict", "figures", "sample"]
-PURPOSES: tuple[Purpose, ...] = ("train", "val", "test", "predict", "figures", "sample")
+Purpose = Literal["train", "val", "test", "predict", "figures", "sample", "tightness"]
+PURPOSES: tuple[Purpose, ...] = ("train", "val", "test", "predict", "figures", "sample", "tightness")
 
 
 def generator_for(seed: int, purpose: Purpose, step: int) -> torch.Generator:

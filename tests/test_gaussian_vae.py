@@ -183,7 +183,7 @@ def test_evaluation_in_chunks_takes_every_sample_once(monkeypatch: pytest.Monkey
     model, batch = small_vae(), batch_of(images(6))
     q = model.encode(batch.x)
     monkeypatch.setattr("lvm_lightning.modules.gaussian_vae.DECODED_ROWS", 18)
-    terms = model.evaluate(batch, q, 7, "test", 0)
+    terms = model.evaluate(batch, q, 7, model.noise("test", 0))
     assert terms.log_w.shape == (7, 6)
     generator = model.noise("test", 0)
     noise = torch.cat([torch.randn(n, 6, K, generator=generator) for n in (3, 3, 1)])

@@ -31,12 +31,12 @@ class Pictures(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw, in one process, outside the sanity check."""
-        if trainer.sanity_checking:
+        data = getattr(trainer, "datamodule", None)
+        shape, pixel_range = getattr(data, "image_shape", (28, 28)), getattr(data, "pixel_range", (0.0, 1.0))
+        if trainer.sanity_checking or shape is None:  # a data set without images says so
             return
         folder = run_folder(trainer)
         if trainer.is_global_zero:
-            data = getattr(trainer, "datamodule", None)
-            shape, pixel_range = getattr(data, "image_shape", (28, 28)), getattr(data, "pixel_range", (0.0, 1.0))
             for name, figure in self.draw(cast(LatentVariableModule, pl_module), shape, pixel_range):
                 publish(trainer, folder, figure, name)
 

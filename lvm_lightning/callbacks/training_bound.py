@@ -3,7 +3,7 @@
 import csv
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lvm_lightning.callbacks.run_folder import publish, run_folder
 from lvm_lightning.figures import training_curve
+from lvm_lightning.modules.base import LatentVariableModule
 
 LAST = 50
 """Steps that the closing mean is taken over."""
@@ -21,8 +22,8 @@ class TrainingBound(pl.Callback):
     """Keep each step's bound; log the mean since the last point every ``log_every_n_steps`` steps.
 
     Logs ``train/bound`` (nats per image; in the progress bar too) and ``train/pixel_likelihood`` =
-    exp(bound/D), the geometric mean of the likelihood of a pixel. When training ends, ``training_bound.csv``
-    and the curve are written to the run's folder.
+    exp(bound/D), the geometric mean of the probability of a pixel, where it is one. When training ends,
+    ``training_bound.csv`` and the curve are written to the run's folder.
     """
 
     def __init__(self) -> None:
@@ -36,9 +37,9 @@ class TrainingBound(pl.Callback):
         self._pending.append(outputs["bound"])
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             mean = self._flush(trainer).mean()
-            pixels = batch.x[0].numel()
             pl_module.log("train/bound", mean, prog_bar=True)
-            pl_module.log("train/pixel_likelihood", (mean / pixels).exp())
+            if not cast(LatentVariableModule, pl_module).likelihood.density:
+                pl_module.log("train/pixel_likelihood", (mean / batch.x[0].numel()).exp())
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the curve, and say where training ended."""
@@ -56,9 +57,10 @@ class TrainingBound(pl.Callback):
         )
         last = torch.tensor(self.bounds[-LAST:], dtype=torch.float64)
         stderr = float(last.std()) / math.sqrt(len(last)) if len(last) > 1 else math.nan
+        unit = cast(LatentVariableModule, pl_module).unit
         rank_zero_info(
             f"training bound, mean of the last {len(last)} of {len(self.bounds):,} steps: "
-            f"{float(last.mean()):.2f} ± {stderr:.2f} nats per image; run folder: {folder}"
+            f"{float(last.mean()):.2f} ± {stderr:.2f} {unit}; run folder: {folder}"
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ class Batch(NamedTuple):
     """Rows ``start … start + len(x)`` of a global batch of ``total`` rows.
 
     Attributes:
-        x: images, float32 ``(B, D)``.
+        x: images, float32 ``(B, D)``; real observations keep their type.
         label: labels ``(B,)``, uint8, for pictures.
         start: position of the first row in the global batch; 0 in a single process.
         total: rows of the global batch, all processes together.
@@ -144,7 +144,7 @@ class BatchLoader:
             images = self.data.images[rows[start:stop]]
         else:
             images = self.transform(self.data.images[rows], epoch, number)[start:stop]
-        x = images.float()
+        x = images if images.is_floating_point() else images.float()
         if (self.scale, self.shift) != (1.0, 0.0):
             x = x / self.scale + self.shift
         return Batch(x, self.data.labels[rows[start:stop]], start, total)

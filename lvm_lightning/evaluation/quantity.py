@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-Kind = Literal["exact", "lower bound", "stochastic estimate"]
+Kind = Literal["exact", "lower bound", "stochastic estimate", "parameter"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +19,11 @@ class Quantity:
     Attributes:
         name: what it is, as it is printed.
         value: mean over the images.
-        stderr: standard error of that mean over the images, s/√n with the n − 1 form of s.
+        stderr: standard error of that mean over the images, s/√n with the n − 1 form of s; where there is one data set,
+            over independent repeats of the estimate; 0 for what no sampling has gone into.
         unit: unit of value and stderr.
         kind: how the value stands to what it names: ``exact`` (up to quadrature error), a ``lower bound`` on
-            log p(x) in expectation, or a ``stochastic estimate``.
+            log p(x) in expectation, a ``stochastic estimate``, or a ``parameter`` of the model.
         split: the images it is about.
         samples: latent points an image.
         images: number n of images.
@@ -39,9 +40,17 @@ class Quantity:
 
     @classmethod
     def mean_of(
-        cls, name: str, values: Tensor, *, kind: Kind, split: str, samples: int, unit: str = "nats per image"
+        cls,
+        name: str,
+        values: Tensor,
+        *,
+        kind: Kind,
+        split: str,
+        samples: int,
+        unit: str = "nats per image",
+        images: int | None = None,
     ) -> "Quantity":
-        """Mean of per-image values ``(n,)``, summed in float64.
+        """Mean of values ``(n,)``, one an image, summed in float64; of n repeats where ``images`` says how many images.
 
         Raises:
             ValueError: if there are no values, or one is not finite.
@@ -52,7 +61,7 @@ class Quantity:
             bad = int((~values.isfinite()).sum())
             raise ValueError(f"{name}: needs finite values of at least one image, got {n} of which {bad} not finite")
         stderr = float(values.std() / math.sqrt(n)) if n > 1 else math.nan
-        return cls(name, float(values.mean()), stderr, unit, kind, split, samples, n)
+        return cls(name, float(values.mean()), stderr, unit, kind, split, samples, images or n)
 
 
 def table(quantities: Sequence[Quantity]) -> str:
@@ -61,7 +70,7 @@ def table(quantities: Sequence[Quantity]) -> str:
     rows = [
         (
             q.name,
-            f"{q.value:.2f} ± {q.stderr:.2f}",
+            f"{q.value:.{_decimals(q.stderr)}f} ± {q.stderr:.{_decimals(q.stderr)}f}",
             q.unit,
             q.kind,
             q.split,
@@ -74,6 +83,13 @@ def table(quantities: Sequence[Quantity]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [heading, *rows]]
     lines.insert(1, "  ".join("─" * width for width in widths))
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _decimals(stderr: float) -> int:
+    """As many as show two digits of the standard error, from two to six; four for what has none."""
+    if not stderr > 0:
+        return 4
+    return min(6, max(2, 1 - math.floor(math.log10(stderr))))
 
 
 def write_json(quantities: Sequence[Quantity], path: Path) -> None:

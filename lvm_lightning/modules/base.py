@@ -16,9 +16,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.aggregation import CatMetric
 
 from lvm_lightning.data.loader import Batch
+from lvm_lightning.evaluation.quadrature import GridQuadrature
 from lvm_lightning.evaluation.quantity import Quantity
-from lvm_lightning.likelihoods import Likelihood
-from lvm_lightning.priors import Prior
+from lvm_lightning.likelihoods import Bernoulli, Likelihood
+from lvm_lightning.priors import Prior, StandardNormal
 from lvm_lightning.randomness import Purpose, generator_for
 
 OptimizerCallable = Callable[[Iterable[Parameter]], Optimizer]
@@ -76,6 +77,26 @@ class LatentVariableModule(pl.LightningModule, ABC):
             return "nats per image"
         low, high = self._of_data("pixel_range", (0.0, 1.0))
         return f"nats per image (density on [{low:g}, {high:g}])"
+
+    @abstractmethod
+    def draw_log_weights(self, batch: Batch, samples: int, generator: torch.Generator) -> Tensor:
+        """Log importance weights of S i.i.d. draws from the model's own proposal, ``(S, B)``, nats, float32 or 64."""
+
+    def log_marginal(self, x: Tensor) -> Tensor | None:
+        """log p(x), ``(B, D) → (B,)``, nats, by quadrature for K ≤ 2; None where there is no exact way."""
+        quadrature = self.quadrature()
+        if quadrature is None:
+            return None
+        with self.full_precision():
+            return quadrature.log_marginal(x)
+
+    def quadrature(self) -> GridQuadrature | None:
+        """The decoded grid that log p(x) is integrated on: standard-normal prior, K ≤ 2, Bernoulli pixels."""
+        served = isinstance(self.prior, StandardNormal) and isinstance(self.likelihood, Bernoulli)
+        if not served or self.prior.dim > 2:
+            return None
+        with self.full_precision():
+            return GridQuadrature(self.decode, self.likelihood.log_prob, self.prior.dim, device=self.device)
 
     def decode(self, z: Tensor) -> Tensor:
         """Parameters of p(x|z), ``(*, K) → (*, P·D)``."""

@@ -24,7 +24,6 @@ from lvm_lightning.modules.base import (
 from lvm_lightning.networks import MLP
 from lvm_lightning.priors import Prior, StandardNormal
 from lvm_lightning.proposals import GaussianPosterior, Posterior, Proposal
-from lvm_lightning.randomness import Purpose
 
 NetworkCallable = Callable[[int, int], nn.Module]
 PosteriorCallable = Callable[[int], Posterior]
@@ -178,19 +177,24 @@ class GaussianVAE(LatentVariableModule):
         mean = torch.as_tensor(self.all_gather(kl.mean(0), sync_grads=True)).view(-1, self.prior.dim).mean(0)
         return (self.free_bits - mean).relu().sum()
 
-    def evaluate(self, batch: Batch, q: Proposal, samples: int, purpose: Purpose, step: int) -> Terms:
+    def evaluate(self, batch: Batch, q: Proposal, samples: int, generator: torch.Generator) -> Terms:
         """The three densities at S fresh samples of q, ``(S, B)`` each, decoded some at a time in float32."""
-        generator, parts = self.noise(purpose, step), []
+        parts = []
         for count in _chunks(samples, max(1, DECODED_ROWS // batch.total)):
             z, log_q = q.rsample(self._noise(batch, count, generator))
             parts.append(Terms(*self.log_joint(batch.x, z), log_q))
         return Terms(*(torch.cat(terms) for terms in zip(*parts, strict=True)))
 
+    def draw_log_weights(self, batch: Batch, samples: int, generator: torch.Generator) -> Tensor:
+        """log w at S draws from q(z|x) for each image, ``(S, B)``."""
+        with self.full_precision():
+            return self.evaluate(batch, self.encode(batch.x), samples, generator).log_w
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The training bound on held-out images with the same noise at every validation, and its two parts."""
         with self.full_precision():
             q = self.encode(batch.x)
-            terms = self.evaluate(batch, q, self.samples, "val", batch_idx)
+            terms = self.evaluate(batch, q, self.samples, self.noise("val", batch_idx))
         self.val_bound.update(self._trained_bound(terms))
         self.val_terms.update(torch.stack([terms.log_lik.mean(0), (terms.log_q - terms.log_prior).mean(0)], -1))
         kl = q.kl_per_dimension()
@@ -210,7 +214,7 @@ class GaussianVAE(LatentVariableModule):
         """ELBO, its parts and L_S from S samples, and the trained bound from J·N others."""
         S = self.test_samples
         with self.full_precision():
-            terms = self.evaluate(batch, self.encode(batch.x), S + self.samples, "test", batch_idx)
+            terms = self.evaluate(batch, self.encode(batch.x), S + self.samples, self.noise("test", batch_idx))
         first, rest = Terms(*(t[:S] for t in terms)), Terms(*(t[S:] for t in terms))
         kl = (first.log_q - first.log_prior).mean(0)
         values = [self._trained_bound(rest), elbo(first.log_w), first.log_lik.mean(0), kl, iw_elbo(first.log_w)]
@@ -250,7 +254,7 @@ class GaussianVAE(LatentVariableModule):
         """
         with self.full_precision():
             q = self.encode(batch.x)
-            terms = self.evaluate(batch, q, self.samples, "predict", batch_idx)
+            terms = self.evaluate(batch, q, self.samples, self.noise("predict", batch_idx))
         return {"bound": self._trained_bound(terms), "z_mean": q.location, "label": batch.label}
 
     def _trained_bound(self, terms: Terms) -> Tensor:

@@ -1,5 +1,6 @@
 """The model without an encoder: its proposal is the prior."""
 
+import math
 from collections.abc import Callable
 from typing import Literal, cast
 
@@ -100,6 +101,11 @@ class PriorIWAE(LatentVariableModule):
         """log w = log p(x|z): x ``(B, D)``, z ``(*S, B, K)`` or shared ``(*S, 1, K)`` → ``(*S, B)``, nats."""
         return self.likelihood.log_prob(self.decode(z), x)
 
+    def draw_log_weights(self, batch: Batch, samples: int, generator: torch.Generator) -> Tensor:
+        """log p(x|z) at S prior draws for each image, ``(S, B)``."""
+        z = self._prior_points("iid", samples, batch.total, generator)
+        return self._evaluate(batch.x, z[:, batch.start : batch.start + len(batch.x)])
+
     def training_points(self, batch: Batch, purpose: Purpose, step: int) -> Tensor:
         """z ~ p(z) for the training bound, ``(J, N, B, K)`` or shared ``(J, N, 1, K)``."""
         generator = self.noise(purpose, step)
@@ -124,11 +130,7 @@ class PriorIWAE(LatentVariableModule):
         pixel_mean = self._of_data("pixel_mean", None)
         if pixel_mean is not None:
             self._reference_logits = self.likelihood.parameters_of_mean(pixel_mean()).unsqueeze(0).to(self.device)
-        if self.prior.dim <= 2:
-            with self.full_precision():
-                self._quadrature = GridQuadrature(
-                    self.decode, self.likelihood.log_prob, self.prior.dim, device=self.device
-                )
+        self._quadrature = self.quadrature()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """The trained bound with i.i.d. points for each image, and log p(x) by quadrature where K ≤ 2."""
@@ -184,7 +186,7 @@ class PriorIWAE(LatentVariableModule):
         with self.full_precision():
             if z.shape[-2] == 1:
                 return self.log_weights(x, z)
-            rows = max(1, DECODED_ROWS // self.samples)
+            rows = max(1, DECODED_ROWS // math.prod(z.shape[:-2]))
             chunks = zip(x.split(rows), z.split(rows, dim=-2), strict=True)
             return torch.cat([self.log_weights(x_rows, z_rows) for x_rows, z_rows in chunks], dim=-1)
 

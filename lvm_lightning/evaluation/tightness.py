@@ -1,0 +1,85 @@
+"""How the importance-weighted bound rises with the number of samples, and what second-order theory says of it."""
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+from lvm_lightning.bounds import nested_iw_elbo
+from lvm_lightning.evaluation.quantity import Quantity
+
+
+@dataclasses.dataclass(frozen=True)
+class Tightness:
+    """The importance-weighted bound at one N, its gap, and the gap's prediction, means over examples in nats.
+
+    Attributes:
+        samples: N.
+        bound: L_N.
+        stderr: its standard error over examples.
+        gap: log p(x) − L_N, example by example, where log p(x) is known; None otherwise.
+        gap_stderr: its standard error: smaller than the bound's, as both terms move with the example.
+        predicted_gap: Var[w] / (2 N p(x)²).
+    """
+
+    samples: int
+    bound: float
+    stderr: float
+    gap: float | None
+    gap_stderr: float | None
+    predicted_gap: float
+
+
+def relative_variance(log_w: Tensor, log_p: Tensor) -> Tensor:
+    """Var[w]/p(x)² = E (w/p(x) − 1)², ``(S, B)``, ``(B,)`` → ``(B,)``.
+
+    An average over draws: where the weights are heavy, few draws carry it, and it comes out too small.
+    """
+    return ((log_w - log_p).exp() - 1).square().mean(0)
+
+
+def tightness(log_w: Tensor, log_p: Tensor | None) -> list[Tightness]:
+    """L_N for N = 1, 2, 4, … up to S, from groups of the same S weights.
+
+    The second-order prediction, from log R_N = log p + (R_N/p − 1) − ½ (R_N/p − 1)² + …, R_N the mean of N weights:
+
+        log p(x) − E log R_N ≈ Var[w] / (2 N p(x)²)
+
+    It holds once Var[w]/p(x)² is small beside N.
+
+    Args:
+        log_w: log-weights of i.i.d. draws ``(S, B)``, nats.
+        log_p: exact log p(x) ``(B,)``, or None: then L_S stands in for it in the prediction.
+
+    Raises:
+        ValueError: if ``log_w`` is not ``(S, B)`` with S, B ≥ 1.
+
+    Reference:
+        Domke & Sheldon, Importance Weighting and Variational Inference, 2018, theorem 3.
+    """
+    log_w = log_w.double()
+    S = len(log_w)
+    reference = log_p.double() if log_p is not None else nested_iw_elbo(log_w.unsqueeze(0))
+    variance = float(relative_variance(log_w, reference).mean())
+    rows = []
+    for power in range(int(math.log2(S)) + 1):
+        n = 2**power
+        outer = S // n
+        bound = nested_iw_elbo(log_w[: outer * n].view(outer, n, -1))  # (B,)
+        rows.append(_row(n, bound, log_p, variance / (2 * n)))
+    return rows
+
+
+def _row(n: int, bound: Tensor, log_p: Tensor | None, predicted: float) -> Tightness:
+    def mean_of(values: Tensor) -> Quantity:
+        return Quantity.mean_of("L_N", values, kind="lower bound", split="test", samples=n)
+
+    value = mean_of(bound)
+    gap = mean_of(log_p.double() - bound) if log_p is not None else None
+    return Tightness(n, value.value, value.stderr, gap.value if gap else None, gap.stderr if gap else None, predicted)
+
+
+def evenly_spaced(rows: int, count: int) -> Tensor:
+    """``count`` row numbers spread over all: some files are sorted by class, so that a prefix is no sample."""
+    return torch.linspace(0, rows - 1, min(rows, count)).round().long()
