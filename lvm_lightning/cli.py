@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lvm_lightning.annealed import Start, write_annealing
 from lvm_lightning.argtypes import NonNegativeInt, PositiveInt
 from lvm_lightning.callbacks import (
     BoundProgressBar,
@@ -25,14 +26,18 @@ from lvm_lightning.callbacks import (
     Predictions,
     TrainingBound,
 )
+from lvm_lightning.callbacks.evaluation_report import provenance
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.sampling import write_samples
 from lvm_lightning.tightness import write_tightness
 
 PROGRAM = "lvm-lightning"
-NEEDS_CHECKPOINT = ("validate", "test", "predict", "sample", "tightness")
+OWN_SUBCOMMANDS = ("sample", "tightness", "anneal")
+NEEDS_CHECKPOINT = ("validate", "test", "predict", *OWN_SUBCOMMANDS)
 TRAINING_ONLY = ("optimizer", "lr_scheduler")
 """Model arguments that may differ between a checkpoint and the configuration that evaluates it."""
+EVALUATION_ONLY = ("test_samples", "test_widen")
+"""Model arguments that have no part in training, and may always differ."""
 
 
 class UserError(Exception):
@@ -121,6 +126,57 @@ class Trainer(pl.Trainer):
         rows, paths = write_tightness(model, datamodule, largest, images, seed, folder)
         print(f"{rows}\n\nwritten to {' and '.join(map(str, paths))}")
 
+    def anneal(
+        self,
+        model: LatentVariableModule,
+        datamodule: pl.LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        images: PositiveInt = 1000,
+        start: Start = "prior",
+        steps: PositiveInt = 500,
+        chains: PositiveInt = 8,
+        leapfrog: PositiveInt = 5,
+        importance_samples: PositiveInt = 10_000,
+        seed: NonNegativeInt = 0,
+        output: str | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Measure log p(x) by quadrature, importance sampling and annealing, and sandwich it on simulated data.
+
+        Args:
+            model: the module to evaluate.
+            datamodule: gives the test images.
+            ckpt_path: the checkpoint with the weights.
+            images: test images to average over, evenly spaced.
+            start: where chains start, ``prior`` or ``encoder``.
+            steps: number of temperatures.
+            chains: chains an image.
+            leapfrog: leapfrog steps between two temperatures.
+            importance_samples: largest number of samples of the importance-weighted bounds.
+            seed: seed of the draws.
+            output: folder to write ``annealing.json`` to; the run's folder by default.
+            weights_only: stands in the configuration of a training run; a checkpoint is always read that way here.
+        """
+        if datamodule is None:
+            raise UserError("data: anneal needs a data module, got none; give --data or a config")
+        folder = self._restore(model, ckpt_path, output)
+        datamodule.prepare_data()
+        datamodule.setup("test")
+        text, path = write_annealing(
+            model,
+            datamodule,
+            provenance(self, model, datamodule),
+            folder,
+            images=images,
+            start=start,
+            steps=steps,
+            chains=chains,
+            leapfrog=leapfrog,
+            importance_samples=importance_samples,
+            seed=seed,
+        )
+        print(f"{text}\n\nwritten to {path}")
+
     def _restore(self, model: LatentVariableModule, ckpt_path: str | None, output: str | None) -> Path:
         """Load the weights, move the model to the device, and find the folder to write to."""
         assert ckpt_path is not None
@@ -155,9 +211,8 @@ class CLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's subcommands, ``sample`` and ``tightness``."""
-        own = {"model", "datamodule"}
-        return {**LightningCLI.subcommands(), "sample": own, "tightness": own}
+        """Lightning's subcommands, and those of our trainer."""
+        return LightningCLI.subcommands() | {name: {"model", "datamodule"} for name in OWN_SUBCOMMANDS}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Callbacks that every run has; their arguments can be set like any other."""
@@ -172,6 +227,7 @@ class CLI(LightningCLI):
             }
         )
         parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_lightning_class_args(EvaluationReport, "evaluation")
         help_text = "whether fit goes on to test the model that it ends with, in the same process"
         parser.add_argument("--test_after_fit", type=bool, default=False, help=help_text)
 
@@ -219,7 +275,7 @@ class CLI(LightningCLI):
         if trainer.get("fast_dev_run"):
             keys.clear()  # it leaves nothing behind
         else:
-            own += [TrainingBound(), EvaluationReport(), Predictions(), PosteriorPictures(), ExponentialPictures()]
+            own += [TrainingBound(), Predictions(), PosteriorPictures(), ExponentialPictures()]
             if trainer.get("logger") is not False:
                 own.append(LearningRateMonitor(logging_interval="step"))
         trainer.callbacks = [*as_list(trainer.get("callbacks")), *own]
@@ -271,7 +327,7 @@ def require_same_model(path: Path, checkpoint: dict[str, Any], model: dict[str, 
     }
     saved["class_path"] = saved.pop("_class_path", None)
     saved.pop("_instantiator", None)
-    ignored = () if subcommand == "fit" else TRAINING_ONLY
+    ignored = EVALUATION_ONLY if subcommand == "fit" else EVALUATION_ONLY + TRAINING_ONLY
     for name in sorted(configured.keys() | saved.keys(), key=lambda name: name != "class_path"):
         if name not in ignored and configured.get(name) != saved.get(name):
             raise UserError(

@@ -1,12 +1,12 @@
 """Seeds as a function of what they are for, so that noise does not depend on what was drawn before it."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 
-Purpose = Literal["train", "val", "test", "predict", "figures", "sample", "tightness"]
-PURPOSES: tuple[Purpose, ...] = ("train", "val", "test", "predict", "figures", "sample", "tightness")
+Purpose = Literal["train", "val", "test", "predict", "figures", "sample", "tightness", "annealing", "simulation"]
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 
 def generator_for(seed: int, purpose: Purpose, step: int) -> torch.Generator:

@@ -44,8 +44,9 @@ ROOMS: dict[str, set[str]] = {
     "callbacks": {"argtypes", "exponential", "figures", "evaluation", "modules"},
     "sampling": {"randomness", "figures", "modules"},
     "tightness": {"randomness", "data", "figures", "evaluation", "modules"},
+    "annealed": {"randomness", "bounds", "data", "evaluation", "modules", "tightness"},
     "log_space": {"randomness", "bounds", "likelihoods", "networks", "figures"},
-    "cli": {"argtypes", "callbacks", "modules", "sampling", "tightness"},
+    "cli": {"argtypes", "annealed", "callbacks", "modules", "sampling", "tightness"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lvm_lightning.bounds import elbo, iw_elbo, nested_renyi
+from lvm_lightning.callbacks import EvaluationReport
 from lvm_lightning.data.images import ImageSet
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.estimators import Estimator
 from lvm_lightning.evaluation.diagnostics import active_units, activity
-from lvm_lightning.evaluation.quadrature import GridQuadrature
 from lvm_lightning.likelihoods import Gaussian, PixelwiseGaussian
 from lvm_lightning.modules import GaussianVAE
 from lvm_lightning.networks import MLP, ConvDecoder, ConvEncoder
@@ -150,22 +150,87 @@ def test_the_test_reports_labelled_bounds_in_order_below_log_p(case: str, tmp_pa
     before = {q.name: q.value for q in model.evaluation}
     trainer.fit(model, data)
     (logged,) = trainer.test(model, data, verbose=False)
-    trained, lower, reconstruction, kl, tight = model.evaluation
+    trained, lower, reconstruction, kl, tight, size, shape, exact, gap = model.evaluation
     with torch.no_grad():
-        quadrature = GridQuadrature(model.decode, model.likelihood.log_prob, K)
-        log_p = float(quadrature.log_marginal(data.splits["test"].images.float()).mean())
+        log_p = model.log_marginal(data.splits["test"].images.float())
+    assert log_p is not None
+    assert exact.value == pytest.approx(float(log_p.mean()), abs=1e-5)
     assert trained.value > before[trained.name] + 0.5
-    assert lower.value < tight.value < log_p + 0.02
-    assert log_p - tight.value < 0.1
+    assert lower.value < tight.value < exact.value + 3 * 0.002
+    assert exact.value - tight.value < 0.01  # 5,000 samples
     assert lower.value == pytest.approx(reconstruction.value - kl.value, abs=1e-4)
+    assert gap.value == pytest.approx(exact.value - lower.value, abs=1e-6)
     assert lower.value - 0.2 < trained.value < tight.value
     assert kl.value > 0.1
-    assert (lower.kind, kl.kind, tight.samples, trained.samples) == (
-        *("lower bound", "stochastic estimate", 128),
-        model.J * model.N,
-    )
-    assert logged["test/log_p_x_L_128"] == pytest.approx(tight.value)
-    assert {q.unit for q in model.evaluation} == {"nats per image"}
+    assert 100 < size.value < 5000
+    assert shape.value < 1
+    assert (lower.kind, kl.kind, exact.kind) == ("lower bound", "stochastic estimate", "exact")
+    assert (tight.samples, trained.samples) == (5000, model.J * model.N)
+    assert logged["test/log_p_x_L_5000"] == pytest.approx(tight.value)
+    assert {q.unit for q in (trained, lower, reconstruction, kl, tight, exact, gap)} == {"nats per image"}
+    assert set(model.per_example) == {q.name for q in model.evaluation} - {gap.name}
+    assert float(model.per_example["ELBO"].mean()) == pytest.approx(lower.value)
+
+
+def test_heavy_weights_are_warned_of_and_a_wider_proposal_lightens_them(tmp_path: Path) -> None:
+    """An encoder whose scales are a tenth of what they should be."""
+    values = {}
+    for widen in (1.0, 10.0):
+        model = small_vae(test_widen=widen, test_samples=2000, likelihood=lambda: Gaussian(1.0))
+        with torch.no_grad():
+            assert isinstance(model.encoder, MLP)
+            last = model.encoder[-1]
+            assert isinstance(last, nn.Linear)
+            last.weight.zero_()
+            last.bias.copy_(torch.tensor([0.0, 0.0, -2.3, -2.3]))  # K means, K log scales
+        small_trainer(tmp_path).test(model, SmallImages(), verbose=False)
+        values[widen] = {q.name: q.value for q in model.evaluation}
+        (note,) = model.notes or [""]
+        assert ("Pareto k > 0.7" in note) == (widen == 1.0)
+    heavy, light = values[1.0], values[10.0]
+    assert light["log p(x) ≥ L_2000"] > heavy["log p(x) ≥ L_2000"] + 0.1
+    assert light["ELBO"] == heavy["ELBO"]  # of the proposal as it was trained
+    assert light["effective sample size"] > 10 * heavy["effective sample size"]
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+def test_a_test_that_was_killed_goes_on_from_its_finished_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, computed = SmallImages(eval_batch_size=20), list[int]()
+    measure = GaussianVAE._measure
+
+    def counted(self: GaussianVAE, batch: Batch, batch_idx: int) -> Tensor:
+        if batch_idx == 4 and kill.pop():
+            raise KilledError
+        computed.append(batch_idx)
+        return measure(self, batch, batch_idx)
+
+    def evaluate(folder: Path, **options: Any) -> list[float]:
+        model = small_vae(test_samples=30, **options)
+        trainer = small_trainer(folder, callbacks=[EvaluationReport()])
+        trainer.test(model, data, verbose=False)
+        return [q.value for q in model.evaluation]
+
+    whole = evaluate(tmp_path / "whole")
+    monkeypatch.setattr(GaussianVAE, "_measure", counted)
+    kill = [False, True]
+    with pytest.raises(KilledError):
+        evaluate(tmp_path / "killed")
+    assert len(list((tmp_path / "killed" / "evaluation.part").iterdir())) == 4
+    assert evaluate(tmp_path / "killed") == whole
+    assert computed == [0, 1, 2, 3, 4, 5]
+    assert "4 batches were taken over from a test that did not end" in capsys.readouterr().out
+    assert not (tmp_path / "killed" / "evaluation.part").exists()
+    computed.clear()
+    kill += [False, True]
+    with pytest.raises(KilledError):
+        evaluate(tmp_path / "killed")
+    evaluate(tmp_path / "killed", inner_samples=2)  # another question: nothing is taken over
+    assert computed == [0, 1, 2, 3, *range(6)]
 
 
 def test_predictions_are_bounds_and_posterior_means(tmp_path: Path) -> None:
@@ -403,7 +468,9 @@ def test_dequantised_densities_are_also_reported_as_a_probability_of_grey_levels
     model = small_vae(likelihood=lambda: Gaussian(0.3))
     data = Dequantised(binarisation="none", dequantise=True, pixel_range="-1..1")
     small_trainer(tmp_path).test(model, data, verbose=False)
-    *_, kl, density, discrete = model.evaluation
+    (kl,) = (q for q in model.evaluation if q.name.startswith("KL"))
+    (density,) = (q for q in model.evaluation if q.name.startswith("log p(x) ≥"))
+    discrete = model.evaluation[-1]
     assert discrete.value == pytest.approx(density.value + D * math.log(2 / 256), abs=1e-3)
     assert (discrete.kind, discrete.unit, discrete.name[:21]) == (
         "lower bound",

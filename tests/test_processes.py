@@ -98,7 +98,7 @@ def evaluate_in_two_processes(folder: Path, config: Path, model: list[str]) -> N
     for extra in ([], TWO):
         options = [*ONE_STEP, *model, "--data.eval_batch_size", "999", "--ckpt_path", checkpoint, *extra]
         command(folder, "test", "--config", config, *options)
-        evaluations.append(json.loads((checkpoint.parent.parent / "evaluation.json").read_text()))
+        evaluations.append(json.loads((checkpoint.parent.parent / "evaluation.json").read_text())["quantities"])
     for single, double in zip(*evaluations, strict=True):
         assert double["images"] == single["images"] == 10_000
         assert double["value"] == pytest.approx(single["value"], abs=1e-5)

@@ -11,7 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from lvm_lightning.evaluation.quantity import Quantity, table, write_json
+from lvm_lightning.evaluation.quantity import Quantity, table
+from lvm_lightning.evaluation.report import (
+    FinishedBatches,
+    Provenance,
+    digest_of_weights,
+    versions,
+    write_report,
+)
 from lvm_lightning.figures import (
     darkness,
     image_grid,
@@ -143,11 +150,55 @@ def test_a_table_has_a_line_for_each_quantity() -> None:
     assert " ".join(line.split()) == "a bound 3.00 ± 0.91 nats per image lower bound test 1,280 4"
 
 
-def test_json_holds_what_the_quantity_holds(tmp_path: Path) -> None:
-    write_json([quantity()], tmp_path / "evaluation.json")
-    (loaded,) = json.loads((tmp_path / "evaluation.json").read_text())
-    assert Quantity(**loaded) == quantity()
-    assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
+def test_decimals_follow_the_standard_error() -> None:
+    for spread, expected in [(1.0, "3.00 ± 0.91"), (1e-2, "3.0000 ± 0.0091"), (1e-9, "3.000000 ± 0.000000")]:
+        values = 3 + spread * (VALUES.double() - 3)
+        assert expected in table([quantity(values)])
+    exact = Quantity("log p(x)", -7.88061, 0.0, "nats", "exact", "test", 0, 1)
+    assert "-7.8806 ± 0.0000" in table([exact])
+
+
+def provenance(**changes: Any) -> Provenance:
+    settings: dict[str, Any] = {"seed": 0, "data": {"digest": "a"}, "configuration": "b", "weights": "c"}
+    return Provenance(**({**settings, "device": "cpu", "versions": versions()} | changes))
+
+
+def test_a_report_holds_the_quantities_and_what_they_are_about(tmp_path: Path) -> None:
+    write_report(tmp_path / "run" / "evaluation.json", [quantity()], provenance())
+    content = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert Quantity(**content["quantities"][0]) == quantity()
+    assert Provenance(**content["provenance"]) == provenance()
+    assert content["provenance"]["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["evaluation.json"]
+
+
+def test_a_key_changes_with_what_the_numbers_depend_on() -> None:
+    assert provenance().key == provenance(device="cuda", versions={}).key
+    for change in ({"seed": 1}, {"data": {"digest": "b"}}, {"configuration": "x"}, {"weights": "x"}):
+        assert provenance(**change).key != provenance().key
+
+
+def test_a_digest_of_weights_sees_names_and_values() -> None:
+    state = {"a": torch.zeros(2), "b": torch.ones(())}
+    assert digest_of_weights(state) == digest_of_weights(dict(reversed(state.items())))
+    assert digest_of_weights(state) != digest_of_weights({"a": torch.zeros(2), "c": torch.ones(())})
+    assert digest_of_weights(state) != digest_of_weights({"a": torch.tensor([0.0, 1e-9]), "b": torch.ones(())})
+
+
+def test_finished_batches_are_recalled_by_the_same_evaluation_alone(tmp_path: Path) -> None:
+    first = FinishedBatches(tmp_path / "part", "key")
+    assert first.recall("batch0") is None
+    first.keep("batch0", VALUES)
+    again = FinishedBatches(tmp_path / "part", "key")
+    recalled = again.recall("batch0")
+    assert recalled is not None
+    assert torch.equal(recalled, VALUES)
+    assert again.recalled == 1
+    assert FinishedBatches(tmp_path / "part", "other").recall("batch0") is None
+    (tmp_path / "part" / "batch0.npz").write_bytes(b"cut off")
+    assert again.recall("batch0") is None
+    again.clear()
+    assert not (tmp_path / "part").exists()
 
 
 def test_on_pixels_are_dark_on_white() -> None:

@@ -1,5 +1,6 @@
 """A handful of real observations of one latent: the data of the exponential-posterior model."""
 
+import hashlib
 from collections.abc import Sequence
 
 import lightning.pytorch as pl
@@ -54,6 +55,11 @@ class ExponentialObservations(pl.LightningDataModule):
                 f"data.values: must be one or more finite numbers, got {x.tolist()}; give a list, or null to draw them"
             )
         self.x, self.steps_per_epoch = x, steps_per_epoch
+
+    def description(self) -> dict[str, str | int | float | bool]:
+        """What a number is about: how many observations, and their digest."""
+        digest = hashlib.sha256(self.x.numpy().tobytes()).hexdigest()
+        return {"source": "observations", "n": len(self.x), "mean": float(self.x.mean()), "digest": digest}
 
     def train_dataloader(self) -> BatchLoader:
         """The data set, ``steps_per_epoch`` times."""

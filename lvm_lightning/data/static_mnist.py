@@ -150,6 +150,15 @@ class StaticMNIST(pl.LightningDataModule):
             content.update(self.splits[split].images.contiguous().numpy().tobytes())
         return content.hexdigest()
 
+    def description(self) -> dict[str, str | int | float | bool]:
+        """What a number is about: the settings that choose the images, and their digest."""
+        low, high = self.pixel_range
+        return {
+            **{"source": self.source, "binarisation": self.binarisation, "seed": self.seed},
+            **{"threshold": self.threshold, "dequantise": self.dequantise, "pixel_range": f"[{low:g}, {high:g}]"},
+            **{"eval_batch_size": self.eval_batch_size, "digest": self.digest()},
+        }
+
     def train_dataloader(self) -> BatchLoader:
         """Shuffled batches of the training images."""
         return self._loader("train", self.batch_size, shuffle_seed=torch.initial_seed())

@@ -1,15 +1,13 @@
 """A number that says what it is."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
-Kind = Literal["exact", "lower bound", "stochastic estimate", "parameter"]
+Kind = Literal["exact", "lower bound", "upper bound", "stochastic estimate", "parameter"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Quantity:
             over independent repeats of the estimate; 0 for what no sampling has gone into.
         unit: unit of value and stderr.
         kind: how the value stands to what it names: ``exact`` (up to quadrature error), a ``lower bound`` on
-            log p(x) in expectation, a ``stochastic estimate``, or a ``parameter`` of the model.
+            log p(x) in expectation, an ``upper bound``, a ``stochastic estimate``, or a ``parameter`` of the model.
         split: the images it is about.
         samples: latent points an image.
         images: number n of images.
@@ -90,10 +88,3 @@ def _decimals(stderr: float) -> int:
     if not stderr > 0:
         return 4
     return min(6, max(2, 1 - math.floor(math.log10(stderr))))
-
-
-def write_json(quantities: Sequence[Quantity], path: Path) -> None:
-    """Write the quantities as a JSON list of objects; the file is replaced in one step."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps([dataclasses.asdict(q) for q in quantities], indent=2) + "\n")
-    part.replace(path)

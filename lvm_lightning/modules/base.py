@@ -18,8 +18,10 @@ from torchmetrics.aggregation import CatMetric
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.evaluation.quadrature import GridQuadrature
 from lvm_lightning.evaluation.quantity import Quantity
+from lvm_lightning.evaluation.report import FinishedBatches
 from lvm_lightning.likelihoods import Bernoulli, Likelihood
 from lvm_lightning.priors import Prior, StandardNormal
+from lvm_lightning.proposals import Proposal
 from lvm_lightning.randomness import Purpose, generator_for
 
 OptimizerCallable = Callable[[Iterable[Parameter]], Optimizer]
@@ -56,13 +58,19 @@ class LatentVariableModule(pl.LightningModule, ABC):
     decoder: nn.Module
     evaluation: list[Quantity]
     """What the last test measured."""
+    per_example: dict[str, Tensor]
+    """The same for each test image, by name, ``(n,)``: for paired comparisons."""
+    notes: list[str]
+    """What a reader of the last test should know before believing it."""
+    finished: FinishedBatches | None = None
+    """Where the results of finished test batches are kept, so that a test that was killed can go on."""
     latents: Latents | None = None
     """What the last validation found about the proposals, in a module that has an encoder."""
 
     def __init__(self, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None) -> None:
         super().__init__()
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
-        self.evaluation = []
+        self.evaluation, self.per_example, self.notes = [], {}, []
         self.val_bound = CatMetric(nan_strategy="error")
 
     @property
@@ -77,6 +85,19 @@ class LatentVariableModule(pl.LightningModule, ABC):
             return "nats per image"
         low, high = self._of_data("pixel_range", (0.0, 1.0))
         return f"nats per image (density on [{low:g}, {high:g}])"
+
+    def log_joint(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x|z) and log p(z): x ``(B, D)``, z ``(*S, B, K)`` → ``(*S, B)`` each, nats."""
+        return self.likelihood.log_prob(self.decode(z), x), self.prior.log_prob(z)
+
+    def simulate(self, like: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """x ~ p(x) in the shape of ``like`` ``(B, D)``, and the z ``(B, K)`` that it came from: a sample of p(z|x)."""
+        z = self.sample_prior(len(like), generator)
+        return self.likelihood.sample(self.decode(z), generator), z
+
+    def proposal(self, x: Tensor) -> Proposal | None:
+        """q(z|x), where the model has an encoder."""
+        return None
 
     @abstractmethod
     def draw_log_weights(self, batch: Batch, samples: int, generator: torch.Generator) -> Tensor:
@@ -97,6 +118,11 @@ class LatentVariableModule(pl.LightningModule, ABC):
             return None
         with self.full_precision():
             return GridQuadrature(self.decode, self.likelihood.log_prob, self.prior.dim, device=self.device)
+
+    @property
+    def latent_dtype(self) -> torch.dtype:
+        """Type that z is computed in."""
+        return cast(torch.dtype, self.dtype)
 
     def decode(self, z: Tensor) -> Tensor:
         """Parameters of p(x|z), ``(*, K) → (*, P·D)``."""
@@ -218,9 +244,22 @@ class LatentVariableModule(pl.LightningModule, ABC):
         metric.reset()
         return values
 
-    def report(self, quantities: list[Quantity]) -> None:
+    def remembered(self, batch_idx: int, compute: Callable[[], Tensor]) -> Tensor:
+        """The results of a test batch ``(B, …)``: taken over from a test that was killed, or computed and kept."""
+        if self.finished is None:
+            return compute()
+        name = f"batch{batch_idx}_rank{self.global_rank}of{self.trainer.world_size}"
+        values = self.finished.recall(name)
+        if values is None:
+            values = compute()
+            self.finished.keep(name, values)
+        return values.to(self.device)
+
+    def report(
+        self, quantities: list[Quantity], per_example: dict[str, Tensor] | None = None, notes: list[str] | None = None
+    ) -> None:
         """Keep a test's quantities and log them as ``test/<name>``."""
-        self.evaluation = quantities
+        self.evaluation, self.per_example, self.notes = quantities, per_example or {}, notes or []
         for q in quantities:
             tag = "test/" + re.sub(r"[^A-Za-z0-9]+", "_", q.name).strip("_")
             self.log_dict({tag: q.value, f"{tag}_stderr": q.stderr})

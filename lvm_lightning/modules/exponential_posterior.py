@@ -13,7 +13,7 @@ from lvm_lightning.exponential import Problem
 from lvm_lightning.likelihoods import Gaussian
 from lvm_lightning.modules.base import LatentVariableModule, LRSchedulerCallable, OptimizerCallable
 from lvm_lightning.priors import ExponentialPrior
-from lvm_lightning.proposals import Exponential
+from lvm_lightning.proposals import Exponential, Proposal
 
 LARGEST_LOG_RATE = 300.0
 """|log θ| is cut here after each step: θ² and 1/θ² stay positive float64 numbers under any learning rate."""
@@ -83,6 +83,11 @@ class ExponentialPosterior(LatentVariableModule):
         return "nats"
 
     @property
+    def latent_dtype(self) -> torch.dtype:
+        """float64."""
+        return torch.float64
+
+    @property
     def theta(self) -> Tensor:
         """θ, ``()``."""
         return self.log_rate.detach().exp()
@@ -98,7 +103,16 @@ class ExponentialPosterior(LatentVariableModule):
     def log_joint(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x|z) and log p(z): x ``(B, n)``, z ``(*S, B, 1)`` → ``(*S, B)`` each, nats."""
         means = self.decode(z).expand(*z.shape[:-1], x.shape[-1])
-        return self.likelihood.log_prob(means, x), self.prior.log_prob(z)
+        return self.likelihood.log_prob(means, x.double()), self.prior.log_prob(z)
+
+    def simulate(self, like: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """n observations of one z for each row of ``like`` ``(B, n)``, and the z ``(B, 1)``."""
+        z = self.prior.transform(torch.randn(len(like), 1, dtype=torch.float64, generator=generator))
+        return self.likelihood.sample(z.expand(like.shape), generator), z
+
+    def proposal(self, x: Tensor) -> Proposal:
+        """q_θ."""
+        return Exponential(self.log_rate, len(x))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One step up the bound of log w = log p(x|z) + (log p(z) − log q_θ(z)), z ~ q_θ."""

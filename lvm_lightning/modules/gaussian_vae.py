@@ -1,5 +1,6 @@
 """The variational autoencoder with a diagonal-Gaussian posterior, and its relatives."""
 
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, cast
 
@@ -7,11 +8,13 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.aggregation import CatMetric
 
-from lvm_lightning.argtypes import NonNegativeFloat, NonNegativeInt, PositiveInt
+from lvm_lightning.argtypes import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from lvm_lightning.bounds import elbo, iw_elbo
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.estimators import DecoderBound, Estimator, Objective
 from lvm_lightning.evaluation.diagnostics import active_units
+from lvm_lightning.evaluation.importance import HEAVY, effective_sample_size, pareto_shape
+from lvm_lightning.evaluation.quadrature import GridQuadrature
 from lvm_lightning.evaluation.quantity import Kind, Quantity
 from lvm_lightning.likelihoods import Bernoulli, Likelihood
 from lvm_lightning.modules.base import (
@@ -24,6 +27,10 @@ from lvm_lightning.modules.base import (
 from lvm_lightning.networks import MLP
 from lvm_lightning.priors import Prior, StandardNormal
 from lvm_lightning.proposals import GaussianPosterior, Posterior, Proposal
+
+ESS, SHAPE = "effective sample size", "Pareto k of the weights"
+TAIL = 25
+"""Samples that a tail shape needs."""
 
 NetworkCallable = Callable[[int, int], nn.Module]
 PosteriorCallable = Callable[[int], Posterior]
@@ -73,6 +80,8 @@ class GaussianVAE(LatentVariableModule):
         output_bias: where the decoder's output bias starts: the parameters of the training images' ``pixel_means``, or
             as torch starts it (``zero`` is the other family's name for that).
         test_samples: S of the importance-weighted bound L_S that ``test`` measures log p(x) with.
+        test_widen: what that measurement multiplies the standard deviations of q(z|x) by: a wider proposal has lighter
+            weights where q is too narrow.
         data_dim: number D of pixels.
         optimizer: parameters → optimiser.
         lr_scheduler: optimiser → learning-rate schedule, stepped once a training step; none keeps the rate.
@@ -103,7 +112,8 @@ class GaussianVAE(LatentVariableModule):
         prior: PriorCallable = StandardNormal,
         likelihood: LikelihoodCallable = Bernoulli,
         output_bias: OutputBias = "zero",
-        test_samples: PositiveInt = 128,
+        test_samples: PositiveInt = 5000,
+        test_widen: PositiveFloat = 1.0,
         data_dim: PositiveInt = 784,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-3),
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -113,13 +123,14 @@ class GaussianVAE(LatentVariableModule):
         self.save_hyperparameters()
         self.forget_callables()
         self.J, self.N, self.test_samples, self.output_bias = outer_samples, inner_samples, test_samples, output_bias
-        self.kl_warmup_steps, self.free_bits = kl_warmup_steps, free_bits
+        self.kl_warmup_steps, self.free_bits, self.test_widen = kl_warmup_steps, free_bits, test_widen
         self.prior, self.likelihood, self.posterior = prior(latent_dim), likelihood(), posterior(latent_dim)
         self.encoder = encoder(data_dim, self.posterior.features)
         self.decoder = decoder(latent_dim, self.likelihood.parameters_per_pixel * data_dim)
         self._require_meaning()
-        self.val_terms, self.test_terms = CatMetric(nan_strategy="error"), CatMetric(nan_strategy="error")
+        self.val_terms, self.test_values = CatMetric(nan_strategy="error"), CatMetric(nan_strategy="error")
         self.val_latents = CatMetric(nan_strategy="error")
+        self._quadrature: GridQuadrature | None = None
 
     def _require_meaning(self) -> None:
         name = type(self.posterior).__name__
@@ -150,9 +161,9 @@ class GaussianVAE(LatentVariableModule):
         """q(z|x) of each image, x ``(B, D)``."""
         return cast(Proposal, self.posterior(self.encoder(x)))
 
-    def log_joint(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(x|z) and log p(z): x ``(B, D)``, z ``(*S, B, K)`` → ``(*S, B)`` each, nats."""
-        return self.likelihood.log_prob(self.decode(z), x), self.prior.log_prob(z)
+    def proposal(self, x: Tensor) -> Proposal:
+        """q(z|x)."""
+        return self.encode(x)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One step up the bound of log w = log p(x|z) + (log p(z) − log q(z|x)), z ~ q(z|x)."""
@@ -174,7 +185,9 @@ class GaussianVAE(LatentVariableModule):
         kl = q.kl_per_dimension() if self.free_bits > 0 else None
         if kl is None:
             return 0.0
-        mean = torch.as_tensor(self.all_gather(kl.mean(0), sync_grads=True)).view(-1, self.prior.dim).mean(0)
+        mean = kl.mean(0)
+        if self._trainer is not None and self._trainer.world_size > 1:
+            mean = torch.as_tensor(self.all_gather(mean, sync_grads=True)).mean(0)
         return (self.free_bits - mean).relu().sum()
 
     def evaluate(self, batch: Batch, q: Proposal, samples: int, generator: torch.Generator) -> Terms:
@@ -210,41 +223,79 @@ class GaussianVAE(LatentVariableModule):
         if self.posterior.factorised:
             self.log("val/active_units", float(active_units(location)))
 
+    def on_test_start(self) -> None:
+        """Decode the quadrature grid where K ≤ 2, once for all batches."""
+        self._quadrature = self.quadrature()
+
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """ELBO, its parts and L_S from S samples, and the trained bound from J·N others."""
-        S = self.test_samples
+        """ELBO, its parts and L_S from S samples, the trained bound from J·N others, exact log p(x) where K ≤ 2."""
+        self.test_values.update(self.remembered(batch_idx, lambda: self._measure(batch, batch_idx)))
+
+    def _measure(self, batch: Batch, batch_idx: int) -> Tensor:
+        """A column for each of :meth:`_columns`, ``(B, columns)``, float64."""
+        S, generator = self.test_samples, self.noise("test", batch_idx)
         with self.full_precision():
-            terms = self.evaluate(batch, self.encode(batch.x), S + self.samples, self.noise("test", batch_idx))
-        first, rest = Terms(*(t[:S] for t in terms)), Terms(*(t[S:] for t in terms))
-        kl = (first.log_q - first.log_prior).mean(0)
-        values = [self._trained_bound(rest), elbo(first.log_w), first.log_lik.mean(0), kl, iw_elbo(first.log_w)]
-        self.test_terms.update(torch.stack(values, -1))
+            q = self.encode(batch.x)
+            terms = self.evaluate(batch, q, S + self.samples, generator)
+            first, rest = Terms(*(t[:S] for t in terms)), Terms(*(t[S:] for t in terms))
+            widened = self.test_widen != 1
+            log_w = self.evaluate(batch, q.widened(self.test_widen), S, generator).log_w if widened else first.log_w
+            kl = (first.log_q - first.log_prior).mean(0)
+            values = [self._trained_bound(rest), elbo(first.log_w), first.log_lik.mean(0), kl, iw_elbo(log_w.double())]
+            if S >= TAIL:
+                values += [effective_sample_size(log_w), pareto_shape(log_w)]
+            if self._quadrature is not None:
+                values += [self._quadrature.log_marginal(batch.x)]
+        return torch.stack([value.double() for value in values], -1)
+
+    def _columns(self) -> dict[str, tuple[Kind, int]]:
+        """Name → (kind, samples) of what a test measures of each image."""
+        S, alpha = self.test_samples, self.objective.alpha
+        family = f"Rényi bound (α={alpha:g}, " if alpha else "bound ("
+        columns: dict[str, tuple[Kind, int]] = {
+            f"{family}J={self.J}, N={self.N})": ("lower bound", self.samples),
+            "ELBO": ("lower bound", S),
+            "E_q log p(x|z)": ("stochastic estimate", S),
+            "KL(q(z|x) ‖ p(z))": ("stochastic estimate", S),
+            f"log p(x) ≥ L_{S}": ("lower bound", S),
+        }
+        if S >= TAIL:
+            columns |= {ESS: ("stochastic estimate", S), SHAPE: ("stochastic estimate", S)}
+        if self._quadrature is not None:
+            columns["log p(x) by quadrature"] = ("exact", self._quadrature.points)
+        return columns
 
     def on_test_epoch_end(self) -> None:
         """Report them as labelled quantities."""
-        S, nested, alpha = self.test_samples, self.J * self.N, self.objective.alpha
-        order = f"Rényi bound (α={alpha:g}, " if alpha else "bound ("
-        trained, lower, reconstruction, kl, log_p = self.gather(self.test_terms).unbind(-1)
-        named: list[tuple[str, Tensor, Kind, int]] = [
-            (f"{order}J={self.J}, N={self.N})", trained, "lower bound", nested),
-            ("ELBO", lower, "lower bound", S),
-            ("E_q log p(x|z)", reconstruction, "stochastic estimate", S),
-            ("KL(q(z|x) ‖ p(z))", kl, "stochastic estimate", S),
-            (f"log p(x) ≥ L_{S}", log_p, "lower bound", S),
-        ]
+        S, columns = self.test_samples, self._columns()
+        values = dict(zip(columns, self.gather(self.test_values).unbind(-1), strict=True))
+        units = {"KL(q(z|x) ‖ p(z))": "nats per image", ESS: f"of {S:,} samples", SHAPE: "none"}
         quantities = [
-            Quantity.mean_of(
-                name, values, kind=kind, split="test", samples=samples,
-                unit="nats per image" if name.startswith("KL") else self.unit,
-            )
-            for name, values, kind, samples in named
-        ]  # fmt: skip
+            Quantity.mean_of(name, values[name], kind=kind, split="test", samples=n, unit=units.get(name, self.unit))
+            for name, (kind, n) in columns.items()
+        ]
+        log_p = values.get("log p(x) by quadrature", values[f"log p(x) ≥ L_{S}"])
+        kind: Kind = "stochastic estimate" if "log p(x) by quadrature" in values else "lower bound"
+        gap = log_p - values["ELBO"]
+        name = "log p(x) − ELBO" if kind == "stochastic estimate" else f"log p(x) − ELBO ≥ L_{S} − ELBO"
+        quantities.append(Quantity.mean_of(name, gap, kind=kind, split="test", samples=S))
         bin_width = self._of_data("bin_width", None)
         if bin_width is not None:
             name = f"log P(256 grey levels) ≥ L_{S} + D log Δ"
-            discrete = log_p + self.hparams["data_dim"] * torch.tensor(bin_width).double().log()
+            discrete = values[f"log p(x) ≥ L_{S}"] + self.hparams["data_dim"] * math.log(bin_width)
             quantities.append(Quantity.mean_of(name, discrete, kind="lower bound", split="test", samples=S))
-        self.report(quantities)
+        self._quadrature = None  # a decoded grid is worth 100 MB
+        self.report(quantities, values, self._warnings(values))
+
+    def _warnings(self, values: dict[str, Tensor]) -> list[str]:
+        heavy = float((values[SHAPE] > HEAVY).double().mean()) if SHAPE in values else 0.0
+        if heavy <= 0.01:
+            return []
+        return [
+            f"the importance weights of {heavy:.0%} of the images have Pareto k > {HEAVY}: there L_{self.test_samples} "
+            "is still a lower bound, but may lie far below log p(x); raise model.test_samples, widen the proposal "
+            "with model.test_widen, or use 'lvm-lightning anneal'"
+        ]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """For each image, the trained bound and where its proposal lies.

@@ -12,7 +12,7 @@ from lvm_lightning.argtypes import PositiveInt
 from lvm_lightning.bounds import nested_iw_elbo
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.evaluation.quadrature import GridQuadrature
-from lvm_lightning.evaluation.quantity import Quantity
+from lvm_lightning.evaluation.quantity import Kind, Quantity
 from lvm_lightning.integration import UNIFORM, Points
 from lvm_lightning.likelihoods import Bernoulli
 from lvm_lightning.modules.base import DECODED_ROWS, LatentVariableModule, LRSchedulerCallable, OptimizerCallable
@@ -79,9 +79,7 @@ class PriorIWAE(LatentVariableModule):
         self.prior = StandardNormal(latent_dim)
         self.likelihood = Bernoulli()
         self.decoder = decoder(latent_dim, data_dim)
-        self.test_bound = CatMetric(nan_strategy="error")
-        self.test_log_p = CatMetric(nan_strategy="error")
-        self.test_reference = CatMetric(nan_strategy="error")
+        self.test_values = CatMetric(nan_strategy="error")
         self._quadrature: GridQuadrature | None = None
         self._reference_logits: Tensor | None = None
 
@@ -134,31 +132,45 @@ class PriorIWAE(LatentVariableModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """The trained bound with i.i.d. points for each image, and log p(x) by quadrature where K ≤ 2."""
-        if self._reference_logits is not None:
-            self.test_reference.update(self.likelihood.log_prob(self._reference_logits, batch.x))
+        self.test_values.update(self.remembered(batch_idx, lambda: self._measure(batch, batch_idx)))
+
+    def _measure(self, batch: Batch, batch_idx: int) -> Tensor:
+        """A column for each of :meth:`_columns`, ``(B, columns)``, float64."""
         z = self._own_points("iid", batch, self.noise("test", batch_idx))
-        self.test_bound.update(nested_iw_elbo(self._evaluate(batch.x, z)))
+        values = [nested_iw_elbo(self._evaluate(batch.x, z))]
+        with self.full_precision():
+            if self._quadrature is not None:
+                values.append(self._quadrature.log_marginal(batch.x))
+            if self._reference_logits is not None:
+                values.append(self.likelihood.log_prob(self._reference_logits, batch.x))
+        return torch.stack([value.double() for value in values], -1)
+
+    def _columns(self) -> dict[str, tuple[Kind, int]]:
+        """Name → (kind, samples) of what a test measures of each image."""
+        columns: dict[str, tuple[Kind, int]] = {
+            f"bound (J={self.J}, N={self.N}, i.i.d.)": ("lower bound", self.samples)
+        }
         if self._quadrature is not None:
-            with self.full_precision():
-                self.test_log_p.update(self._quadrature.log_marginal(batch.x))
+            columns["log p(x) by quadrature"] = ("exact", self._quadrature.points)
+        if self._reference_logits is not None:
+            columns["image-independent Bernoulli"] = ("exact", 0)
+        return columns
 
     def on_test_epoch_end(self) -> None:
-        """Report both as labelled quantities, their difference, and what a model without a latent reaches."""
-        bound, log_p, reference = (self.gather(m) for m in (self.test_bound, self.test_log_p, self.test_reference))
-        name = f"bound (J={self.J}, N={self.N}, i.i.d.)"
-        quantities = [Quantity.mean_of(name, bound, kind="lower bound", split="test", samples=self.samples)]
+        """Report them as labelled quantities, their difference, and what a model without a latent reaches."""
+        columns = self._columns()
+        values = dict(zip(columns, self.gather(self.test_values).unbind(-1), strict=True))
+        quantities = [
+            Quantity.mean_of(name, values[name], kind=kind, split="test", samples=n)
+            for name, (kind, n) in columns.items()
+        ]
         if self._quadrature is not None:
-            points = self._quadrature.points
             name = "KL(p(z) ‖ p(z|x))" if self.N == 1 else "log p(x) − bound"
-            quantities += [
-                Quantity.mean_of("log p(x) by quadrature", log_p, kind="exact", split="test", samples=points),
-                Quantity.mean_of(name, log_p - bound, kind="stochastic estimate", split="test", samples=self.samples),
-            ]
+            gap = values["log p(x) by quadrature"] - next(iter(values.values()))
+            kind: Kind = "stochastic estimate"
+            quantities.insert(2, Quantity.mean_of(name, gap, kind=kind, split="test", samples=self.samples))
             self._quadrature = None  # a decoded grid is worth 100 MB
-        if len(reference):
-            name = "image-independent Bernoulli"
-            quantities.append(Quantity.mean_of(name, reference, kind="exact", split="test", samples=0))
-        self.report(quantities)
+        self.report(quantities, values)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """For each image, the trained bound and the posterior mean of z by self-normalised importance sampling.

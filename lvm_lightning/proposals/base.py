@@ -28,6 +28,10 @@ class Proposal(ABC):
     def stopped_log_prob(self, z: Tensor) -> Tensor:
         """log q(z|x) at any z, ``(*S, B, K) → (*S, B)``, nats; its gradient reaches z, and not the encoder."""
 
+    @abstractmethod
+    def widened(self, factor: float) -> "Proposal":
+        """The same with its standard deviations multiplied by a factor: importance weights that are less heavy."""
+
     def kl_per_dimension(self) -> Tensor | None:
         """KL(q(z_k|x) ‖ N(0, 1)) in nats, ``(B, K)``; None where it has no closed form."""
         return None

@@ -1,5 +1,7 @@
 """The exponential surrogate of one positive latent."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,10 @@ class Exponential(Proposal):
         """z and log q(z) from standard-normal ε ``(*S, B, 1)``: e = −log Φ(ε) is a standard exponential."""
         e = -torch.special.log_ndtr(noise)
         return (-self.log_rate).exp() * e, (self.log_rate - e).squeeze(-1)
+
+    def widened(self, factor: float) -> "Exponential":
+        """Exp(θ/c)."""
+        return Exponential(self.log_rate - math.log(factor), self.batch)
 
     def stopped_log_prob(self, z: Tensor) -> Tensor:
         """log q(z) with θ held fixed."""

@@ -67,6 +67,10 @@ class FlowProposal(Proposal):
         z, log_jacobian = self.flow(z0, self.context)
         return z, log_q0 - log_jacobian
 
+    def widened(self, factor: float) -> "FlowProposal":
+        """The flow of a wider base."""
+        return FlowProposal(self.base.widened(factor), self.flow, self.context)
+
     def stopped_log_prob(self, z: Tensor) -> Tensor:
         """log q(z|x) with the encoder and the flow held fixed; K passes a map, as T has to be inverted."""
         fixed = {name: parameter.detach() for name, parameter in self.flow.named_parameters()}

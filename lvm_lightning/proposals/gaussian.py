@@ -41,6 +41,10 @@ class DiagonalGaussian(Proposal):
         log_sigma = self.log_sigma.detach()
         return _log_density((z - self.mean.detach()) * (-log_sigma).exp(), log_sigma)
 
+    def widened(self, factor: float) -> "DiagonalGaussian":
+        """N(μ, c² σ²)."""
+        return DiagonalGaussian(self.mean, self.log_sigma + math.log(factor))
+
     def kl_per_dimension(self) -> Tensor:
         """KL(q(z_k|x) ‖ N(0, 1)) = ½ (μ² + σ² − 1) − log σ, ``(B, K)``, nats.
 

@@ -1,0 +1,119 @@
+"""A set of labelled quantities with everything that it takes to say what they are about."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lvm_lightning.evaluation.quantity import Quantity
+
+PACKAGES = ("lvm-lightning", "torch", "lightning", "torchmetrics", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """What a set of quantities is about.
+
+    Attributes:
+        seed: seed of the noise that went into them.
+        data: what the data module says of itself: name, binarisation, digest of the images.
+        configuration: SHA-256 of the model's and the data's settings.
+        weights: SHA-256 of the model's parameters.
+        device: where it was computed.
+        versions: of Python and of the packages.
+    """
+
+    seed: int
+    data: Mapping[str, Any]
+    configuration: str
+    weights: str
+    device: str
+    versions: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of what the numbers depend on: not the device, nor the versions."""
+        return digest_of([self.seed, self.data, self.configuration, self.weights])
+
+
+def digest_of(content: object) -> str:
+    """SHA-256 of plain values, whatever the order of a mapping's keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def digest_of_weights(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a state's names and values."""
+    content = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        content.update(name.encode())
+        content.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that the numbers go through."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def write_report(path: Path, quantities: Sequence[Quantity], provenance: Provenance) -> None:
+    """Write ``{"quantities": […], "provenance": {…}}`` as JSON; the file is replaced in one step."""
+    content = {
+        "quantities": [dataclasses.asdict(q) for q in quantities],
+        "provenance": dataclasses.asdict(provenance),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=2) + "\n")
+    part.replace(path)
+
+
+class FinishedBatches:
+    """Results of the batches that an evaluation has finished, kept on disk until all are.
+
+    Each file carries the key of what its numbers depend on: a file of another evaluation is not taken.
+
+    Args:
+        folder: where the files lie, ``<run>/evaluation.part``.
+        key: digest of what the numbers depend on.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder, self.key = folder, key
+        self.recalled = 0
+
+    def recall(self, name: str) -> Tensor | None:
+        """The result of a batch, if an evaluation with the same key has finished it."""
+        path = self.folder / f"{name}.npz"
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                if str(file["key"]) != self.key:
+                    return None
+                values = torch.from_numpy(file["values"])
+        except (OSError, ValueError, KeyError, EOFError):
+            return None
+        self.recalled += 1
+        return values
+
+    def keep(self, name: str, values: Tensor) -> None:
+        """Keep the result of a batch; the file appears in one step."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / f"{name}.{os.getpid()}.part"
+        with part.open("wb") as file:
+            np.savez(file, allow_pickle=False, key=self.key, values=values.cpu().numpy())
+        part.replace(self.folder / f"{name}.npz")
+
+    def clear(self) -> None:
+        """Remove all files: the evaluation is written."""
+        if self.folder.is_dir():
+            for path in self.folder.iterdir():
+                path.unlink(missing_ok=True)
+            self.folder.rmdir()
