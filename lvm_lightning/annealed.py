@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lvm_lightning.bounds import iw_elbo
+from lvm_lightning.bounds import nested_iw_elbo
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.evaluation import annealing
 from lvm_lightning.evaluation.quantity import Kind, Quantity, table
 from lvm_lightning.evaluation.report import Provenance, write_report
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.randomness import generator_for
-from lvm_lightning.tightness import evaluated_rows
+from lvm_lightning.tightness import rows_of
 
 Start = Literal["prior", "encoder"]
 
 TOGETHER = 250
 """Examples that are annealed together."""
-PILOT_CHAINS = 2
+PILOT_CHAINS = 4
 """Chains of the run that finds the step sizes."""
 
 
@@ -82,6 +82,7 @@ def write_annealing(
     folder: Path,
     *,
     images: int,
+    simulated: int,
     start: Start,
     steps: int,
     chains: int,
@@ -98,7 +99,7 @@ def write_annealing(
     """
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    x = evaluated_rows(data, images).to(model.device)
+    x = rows_of(data, "test", images).to(model.device)
     quantities: list[Quantity] = []
     with torch.inference_mode():
         exact = model.log_marginal(x)
@@ -116,10 +117,10 @@ def write_annealing(
     quantities.append(_quantity(model, name, bound, "lower bound", chains))
     if exact is not None:
         quantities.append(_quantity(model, "log p(x) − annealed", exact - bound, "stochastic estimate", chains))
-    for part in _parts(x, "sandwich on simulated data"):
+    for part in _parts(x[:simulated], "sandwich on simulated data"):
         generator = generator_for(seed, "simulation", len(below))
-        simulated, z = model.simulate(part, generator)
-        bounds = sandwich(model, simulated, start, steps, chains, leapfrog, generator, z)
+        made, z = model.simulate(part, generator)
+        bounds = sandwich(model, made, start, steps, chains, leapfrog, generator, z)
         assert bounds[1] is not None
         below.append(bounds[0])
         above.append(bounds[1])
@@ -135,16 +136,16 @@ def write_annealing(
 
 
 def importance_weighted(model: LatentVariableModule, x: Tensor, largest: int, seed: int) -> list[Quantity]:
-    """L_S for S = 1, 10, 100, … ≤ ``largest``, from prefixes of the same draws."""
+    """L_S for S = 1, 10, 100, … ≤ ``largest``, from groups of the same draws."""
     sizes = [10**k for k in range(len(str(largest))) if 10**k <= largest]
     columns: list[list[Tensor]] = [[] for _ in sizes]
-    rows = max(1, min(len(x), 4_000_000 // largest))
+    rows = max(1, min(50, 10_000_000 // largest))
     for number, part in enumerate(_parts(x, "importance sampling", rows)):
         batch = Batch(part, torch.zeros(len(part), dtype=torch.uint8), 0, len(part))
         with torch.inference_mode():
             log_w = model.draw_log_weights(batch, sizes[-1], generator_for(seed, "tightness", number)).double()
         for column, size in zip(columns, sizes, strict=True):
-            column.append(iw_elbo(log_w[:size]))
+            column.append(nested_iw_elbo(log_w.view(-1, size, len(part))))
     return [
         _quantity(model, f"importance-weighted bound L_{size}", torch.cat(column), "lower bound", size)
         for size, column in zip(sizes, columns, strict=True)

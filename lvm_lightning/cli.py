@@ -27,12 +27,15 @@ from lvm_lightning.callbacks import (
     TrainingBound,
 )
 from lvm_lightning.callbacks.evaluation_report import provenance
+from lvm_lightning.comparison import ComparisonError, compare
+from lvm_lightning.diagnosis import write_diagnosis
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.sampling import write_samples
 from lvm_lightning.tightness import write_tightness
 
 PROGRAM = "lvm-lightning"
-OWN_SUBCOMMANDS = ("sample", "tightness", "anneal")
+DESCRIPTION = f"Latent-variable models on PyTorch Lightning. '{PROGRAM} compare RUN RUN …' puts runs side by side."
+OWN_SUBCOMMANDS = ("sample", "tightness", "anneal", "diagnose")
 NEEDS_CHECKPOINT = ("validate", "test", "predict", *OWN_SUBCOMMANDS)
 TRAINING_ONLY = ("optimizer", "lr_scheduler")
 """Model arguments that may differ between a checkpoint and the configuration that evaluates it."""
@@ -120,10 +123,8 @@ class Trainer(pl.Trainer):
             output: folder to write ``tightness.png`` and ``tightness.json`` to; the run's folder by default.
             weights_only: stands in the configuration of a training run; a checkpoint is always read that way here.
         """
-        if datamodule is None:
-            raise UserError("data: tightness needs a data module, got none; give --data or a config")
         folder = self._restore(model, ckpt_path, output)
-        rows, paths = write_tightness(model, datamodule, largest, images, seed, folder)
+        rows, paths = write_tightness(model, self._prepared(datamodule), largest, images, seed, folder)
         print(f"{rows}\n\nwritten to {' and '.join(map(str, paths))}")
 
     def anneal(
@@ -131,10 +132,11 @@ class Trainer(pl.Trainer):
         model: LatentVariableModule,
         datamodule: pl.LightningDataModule | None = None,
         ckpt_path: str | None = None,
-        images: PositiveInt = 1000,
+        images: PositiveInt = 100,
+        simulated: PositiveInt = 100,
         start: Start = "prior",
         steps: PositiveInt = 500,
-        chains: PositiveInt = 8,
+        chains: PositiveInt = 16,
         leapfrog: PositiveInt = 5,
         importance_samples: PositiveInt = 10_000,
         seed: NonNegativeInt = 0,
@@ -148,6 +150,7 @@ class Trainer(pl.Trainer):
             datamodule: gives the test images.
             ckpt_path: the checkpoint with the weights.
             images: test images to average over, evenly spaced.
+            simulated: images simulated from the model for the sandwich, at most ``images``.
             start: where chains start, ``prior`` or ``encoder``.
             steps: number of temperatures.
             chains: chains an image.
@@ -157,17 +160,15 @@ class Trainer(pl.Trainer):
             output: folder to write ``annealing.json`` to; the run's folder by default.
             weights_only: stands in the configuration of a training run; a checkpoint is always read that way here.
         """
-        if datamodule is None:
-            raise UserError("data: anneal needs a data module, got none; give --data or a config")
         folder = self._restore(model, ckpt_path, output)
-        datamodule.prepare_data()
-        datamodule.setup("test")
+        data = self._prepared(datamodule)
         text, path = write_annealing(
             model,
-            datamodule,
-            provenance(self, model, datamodule),
+            data,
+            provenance(self, model, data),
             folder,
             images=images,
+            simulated=simulated,
             start=start,
             steps=steps,
             chains=chains,
@@ -176,6 +177,53 @@ class Trainer(pl.Trainer):
             seed=seed,
         )
         print(f"{text}\n\nwritten to {path}")
+
+    def diagnose(
+        self,
+        model: LatentVariableModule,
+        datamodule: pl.LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        images: PositiveInt = 1000,
+        samples: PositiveInt = 500,
+        gradient_repeats: NonNegativeInt = 0,
+        seed: NonNegativeInt = 0,
+        output: str | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Bounds on train, validation and test side by side, what the latents do, and how noisy the gradient is.
+
+        Args:
+            model: the module to evaluate.
+            datamodule: gives the images.
+            ckpt_path: the checkpoint with the weights.
+            images: images of each split to average over, evenly spaced.
+            samples: samples of the importance-weighted bound.
+            gradient_repeats: gradients that the signal-to-noise ratio is measured with; 0 leaves it out.
+            seed: seed of the draws.
+            output: folder to write ``diagnosis.json`` to; the run's folder by default.
+            weights_only: stands in the configuration of a training run; a checkpoint is always read that way here.
+        """
+        folder = self._restore(model, ckpt_path, output)
+        data = self._prepared(datamodule)
+        text, path = write_diagnosis(
+            model,
+            data,
+            provenance(self, model, data),
+            folder,
+            images=images,
+            samples=samples,
+            gradient_repeats=gradient_repeats,
+            seed=seed,
+        )
+        print(f"{text}\n\nwritten to {path}")
+
+    def _prepared(self, datamodule: pl.LightningDataModule | None) -> pl.LightningDataModule:
+        """The data module, read."""
+        if datamodule is None:
+            raise UserError("data: this needs a data module, got none; give --data or a config")
+        datamodule.prepare_data()
+        datamodule.setup("test")
+        return datamodule
 
     def _restore(self, model: LatentVariableModule, ckpt_path: str | None, output: str | None) -> Path:
         """Load the weights, move the model to the device, and find the folder to write to."""
@@ -390,6 +438,18 @@ def debugging() -> bool:
     return os.environ.get("LVM_DEBUG", "") not in ("", "0")
 
 
+def compare_runs(arguments: list[str]) -> int:
+    """``compare RUN RUN …``: needs no model, and so none of LightningCLI's arguments."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(f"usage: {PROGRAM} compare RUN RUN …\n\n{(compare.__doc__ or '').split('Raises')[0].rstrip()}")
+        return 0 if arguments else 2
+    try:
+        print(compare([Path(argument) for argument in arguments]))
+    except ComparisonError as error:
+        raise UserError(str(error)) from error
+    return 0
+
+
 def main() -> int:
     """Run the command.
 
@@ -397,6 +457,8 @@ def main() -> int:
         Its exit status: 0, 1 for a failure, 2 for wrong arguments, 130 after Ctrl-C, 143 after SIGTERM.
     """
     try:
+        if sys.argv[1:2] == ["compare"]:
+            return compare_runs(sys.argv[2:])
         with warnings.catch_warnings():
             # Lightning 2.6 calls this under torch 2.15; nothing that a user can change.
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
@@ -409,7 +471,7 @@ def main() -> int:
                 datamodule_class=pl.LightningDataModule,
                 subclass_mode_data=True,
                 parser_class=Parser,
-                parser_kwargs={"prog": PROGRAM, "description": "Latent-variable models on PyTorch Lightning"},
+                parser_kwargs={"prog": PROGRAM, "description": DESCRIPTION},
                 save_config_callback=SaveRunConfig,
                 save_config_kwargs={"overwrite": True},
                 seed_everything_default=0,

@@ -5,7 +5,9 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-Purpose = Literal["train", "val", "test", "predict", "figures", "sample", "tightness", "annealing", "simulation"]
+Purpose = Literal[
+    "train", "val", "test", "predict", "figures", "sample", "tightness", "annealing", "simulation", "diagnosis"
+]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 

@@ -28,7 +28,7 @@ def write_tightness(
     Returns:
         A table, and the two paths.
     """
-    x = evaluated_rows(data, images)
+    x = rows_of(data, "test", images)
     generator = generator_for(seed, "tightness", 0)
     labels = torch.zeros(BATCH, dtype=torch.uint8)
     with torch.inference_mode():
@@ -66,11 +66,9 @@ def write_tightness(
     return table(rows, truth, model.unit), (picture, numbers)
 
 
-def evaluated_rows(data: pl.LightningDataModule, count: int) -> torch.Tensor:
-    """``count`` evenly spaced test examples ``(count, D)``; a data set of one example is repeated."""
-    data.prepare_data()
-    data.setup("test")
-    x = torch.cat([batch.x for batch in data.test_dataloader()])
+def rows_of(data: pl.LightningDataModule, split: str, count: int) -> torch.Tensor:
+    """``count`` evenly spaced examples of a split, ``(count, D)``; a data set of one example is repeated."""
+    x = torch.cat([batch.x for batch in getattr(data, f"{split}_dataloader")()])
     return x.expand(count, -1) if len(x) == 1 else x[evenly_spaced(len(x), count)]
 
 

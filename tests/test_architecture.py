@@ -46,7 +46,11 @@ ROOMS: dict[str, set[str]] = {
     "tightness": {"randomness", "data", "figures", "evaluation", "modules"},
     "annealed": {"randomness", "bounds", "data", "evaluation", "modules", "tightness"},
     "log_space": {"randomness", "bounds", "likelihoods", "networks", "figures"},
-    "cli": {"argtypes", "annealed", "callbacks", "modules", "sampling", "tightness"},
+    "diagnosis": {"randomness", "bounds", "data", "evaluation", "modules", "proposals", "tightness"},
+    "comparison": {"evaluation"},
+    "cli": {
+        *{"argtypes", "annealed", "callbacks", "comparison", "diagnosis", "modules", "sampling", "tightness"},
+    },
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -100,6 +100,7 @@ def test_test_writes_labelled_quantities(after_fit: Run, capsys: pytest.CaptureF
     assert [q["name"] for q in quantities] == [
         "bound (J=1, N=4, i.i.d.)",
         "log p(x) by quadrature",
+        "error of the quadrature",
         "log p(x) − bound",
         "image-independent Bernoulli",
     ]

@@ -150,7 +150,8 @@ def test_the_test_reports_labelled_bounds_in_order_below_log_p(case: str, tmp_pa
     before = {q.name: q.value for q in model.evaluation}
     trainer.fit(model, data)
     (logged,) = trainer.test(model, data, verbose=False)
-    trained, lower, reconstruction, kl, tight, size, shape, exact, gap = model.evaluation
+    trained, lower, reconstruction, kl, tight, size, shape, exact, error, gap = model.evaluation
+    assert 0 <= error.value < 1e-4
     with torch.no_grad():
         log_p = model.log_marginal(data.splits["test"].images.float())
     assert log_p is not None

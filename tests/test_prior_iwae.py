@@ -138,7 +138,8 @@ def test_training_raises_the_bound_and_the_test_reports_it_below_log_p(tmp_path:
     before = {q.name: q.value for q in model.evaluation}
     trainer.fit(model, data)
     logged = trainer.test(model, data, verbose=False)[0]
-    bound, log_p, gap, reference = model.evaluation
+    bound, log_p, error, gap, reference = model.evaluation
+    assert (error.kind, error.value < 1e-4) == ("upper bound", True)
     assert bound.value > before[bound.name] + 1
     assert bound.value < log_p.value
     assert gap.value == pytest.approx(log_p.value - bound.value, abs=1e-5)
@@ -156,7 +157,7 @@ def test_jensen_training_forgets_z(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, max_epochs=150, check_val_every_n_epoch=150)
     trainer.fit(model, data)
     trainer.test(model, data, verbose=False)
-    bound, _, gap, reference = model.evaluation
+    bound, _, _, gap, reference = model.evaluation
     assert gap.name == "KL(p(z) ‖ p(z|x))"
     assert gap.value < 0.2
     assert abs(bound.value - reference.value) < 0.3

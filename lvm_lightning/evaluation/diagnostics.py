@@ -1,9 +1,16 @@
-"""What a posterior does with its latent dimensions."""
+"""What a posterior does with its latent dimensions, and how noisy a gradient is."""
 
+from collections.abc import Callable, Iterable
+
+import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 ACTIVE = 0.01
 """Activity above which a latent dimension counts as active (Burda et al. 2016, appendix C)."""
+
+BLOCK = 500
+"""Rows of the pairwise densities that are computed at a time."""
 
 
 def activity(mean: Tensor) -> Tensor:
@@ -18,3 +25,61 @@ def activity(mean: Tensor) -> Tensor:
 def active_units(mean: Tensor) -> int:
     """Number of latent dimensions whose activity is above 0.01."""
     return int((activity(mean) > ACTIVE).sum())
+
+
+def log_aggregate(z: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
+    """log 1/n Σ_j N(z; μ_j, diag σ_j²), of the aggregate posterior: ``(m, K)``, and two ``(n, K)`` → ``(m,)``, nats.
+
+    Reference:
+        Hoffman & Johnson, ELBO surgery, 2016, eq. 4.
+    """
+    z, mean, precision = z.double(), mean.double(), (-2 * log_sigma.double()).exp()
+    constant = -log_sigma.double() - 0.5 * (mean.square() * precision) - 0.5 * torch.log(z.new_tensor(2 * torch.pi))
+    constant = constant.sum(-1)
+    rows = []
+    for part in z.split(BLOCK):
+        log_density = constant - 0.5 * part.square() @ precision.T + part @ (mean * precision).T  # (m, n)
+        rows.append(log_density.logsumexp(-1))
+    return torch.cat(rows) - torch.log(torch.tensor(len(mean), dtype=torch.float64))
+
+
+def mutual_information(z: Tensor, log_q: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
+    """log q(z_i|x_i) − log q(z_i) with z_i ~ q(z|x_i): its mean is I_q(x; z), at most log n, ``(n,)``, nats.
+
+    The mean KL splits: E KL(q(z|x) ‖ p(z)) = I_q(x; z) + KL(q(z) ‖ p(z)).
+
+    Args:
+        z: a sample of each proposal, ``(n, K)``.
+        log_q: log q(z_i|x_i), ``(n,)``.
+        mean: μ of each proposal, ``(n, K)``.
+        log_sigma: log σ of each proposal, ``(n, K)``.
+
+    Reference:
+        Hoffman & Johnson, ELBO surgery, 2016, eq. 6.
+    """
+    return log_q.double() - log_aggregate(z, mean, log_sigma)
+
+
+def signal_to_noise(loss: Callable[[int], Tensor], parameters: Iterable[Parameter], repeats: int) -> float:
+    """Mean over parameters of |E g|/√Var g, g the gradient of a loss under fresh noise.
+
+    Args:
+        loss: number of the repeat → loss, with noise of its own.
+        parameters: what to differentiate by.
+        repeats: how often, at least 2.
+
+    Reference:
+        Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018, eq. 10.
+    """
+    wanted = [p for p in parameters if p.requires_grad]
+    total = [torch.zeros_like(p, dtype=torch.float64) for p in wanted]
+    squares = [torch.zeros_like(p, dtype=torch.float64) for p in wanted]
+    for repeat in range(repeats):
+        gradients = torch.autograd.grad(loss(repeat), wanted)
+        for i, gradient in enumerate(gradients):
+            total[i] += gradient
+            squares[i] += gradient.double().square()
+    mean = torch.cat([t.flatten() for t in total]) / repeats
+    variance = (torch.cat([s.flatten() for s in squares]) / repeats - mean.square()) * repeats / (repeats - 1)
+    noisy = variance > 0
+    return float((mean[noisy].abs() / variance[noisy].sqrt()).mean())

@@ -68,7 +68,7 @@ def table(quantities: Sequence[Quantity]) -> str:
     rows = [
         (
             q.name,
-            f"{q.value:.{_decimals(q.stderr)}f} ± {q.stderr:.{_decimals(q.stderr)}f}",
+            f"{q.value:.{decimals(q.stderr)}f} ± {q.stderr:.{decimals(q.stderr)}f}",
             q.unit,
             q.kind,
             q.split,
@@ -83,7 +83,7 @@ def table(quantities: Sequence[Quantity]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _decimals(stderr: float) -> int:
+def decimals(stderr: float) -> int:
     """As many as show two digits of the standard error, from two to six; four for what has none."""
     if not stderr > 0:
         return 4

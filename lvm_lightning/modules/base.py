@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.aggregation import CatMetric
 
 from lvm_lightning.data.loader import Batch
-from lvm_lightning.evaluation.quadrature import GridQuadrature
+from lvm_lightning.evaluation.quadrature import AdaptiveQuadrature, GridQuadrature, Quadrature
 from lvm_lightning.evaluation.quantity import Quantity
 from lvm_lightning.evaluation.report import FinishedBatches
 from lvm_lightning.likelihoods import Bernoulli, Likelihood
@@ -27,6 +27,7 @@ from lvm_lightning.randomness import Purpose, generator_for
 OptimizerCallable = Callable[[Iterable[Parameter]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
 
+QUADRATURE_ERROR = "error of the quadrature"
 DECODED_ROWS = 1024
 """Latent points decoded at a time in evaluation: their activations stay in the processor's cache."""
 
@@ -109,13 +110,18 @@ class LatentVariableModule(pl.LightningModule, ABC):
         if quadrature is None:
             return None
         with self.full_precision():
-            return quadrature.log_marginal(x)
+            return quadrature.measure(x)[0]
 
-    def quadrature(self) -> GridQuadrature | None:
-        """The decoded grid that log p(x) is integrated on: standard-normal prior, K ≤ 2, Bernoulli pixels."""
+    def quadrature(self) -> Quadrature | None:
+        """What integrates p(x|z) p(z) over z, for a standard-normal prior and Bernoulli pixels.
+
+        Adaptive for K = 1, a grid that is decoded once for K = 2, None beyond.
+        """
         served = isinstance(self.prior, StandardNormal) and isinstance(self.likelihood, Bernoulli)
         if not served or self.prior.dim > 2:
             return None
+        if self.prior.dim == 1:
+            return AdaptiveQuadrature(self.decode, self.likelihood.log_prob, device=self.device)
         with self.full_precision():
             return GridQuadrature(self.decode, self.likelihood.log_prob, self.prior.dim, device=self.device)
 

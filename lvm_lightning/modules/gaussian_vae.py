@@ -14,11 +14,12 @@ from lvm_lightning.data.loader import Batch
 from lvm_lightning.estimators import DecoderBound, Estimator, Objective
 from lvm_lightning.evaluation.diagnostics import active_units
 from lvm_lightning.evaluation.importance import HEAVY, effective_sample_size, pareto_shape
-from lvm_lightning.evaluation.quadrature import GridQuadrature
+from lvm_lightning.evaluation.quadrature import Quadrature
 from lvm_lightning.evaluation.quantity import Kind, Quantity
 from lvm_lightning.likelihoods import Bernoulli, Likelihood
 from lvm_lightning.modules.base import (
     DECODED_ROWS,
+    QUADRATURE_ERROR,
     Latents,
     LatentVariableModule,
     LRSchedulerCallable,
@@ -130,7 +131,7 @@ class GaussianVAE(LatentVariableModule):
         self._require_meaning()
         self.val_terms, self.test_values = CatMetric(nan_strategy="error"), CatMetric(nan_strategy="error")
         self.val_latents = CatMetric(nan_strategy="error")
-        self._quadrature: GridQuadrature | None = None
+        self._quadrature: Quadrature | None = None
 
     def _require_meaning(self) -> None:
         name = type(self.posterior).__name__
@@ -245,7 +246,7 @@ class GaussianVAE(LatentVariableModule):
             if S >= TAIL:
                 values += [effective_sample_size(log_w), pareto_shape(log_w)]
             if self._quadrature is not None:
-                values += [self._quadrature.log_marginal(batch.x)]
+                values += self._quadrature.measure(batch.x)
         return torch.stack([value.double() for value in values], -1)
 
     def _columns(self) -> dict[str, tuple[Kind, int]]:
@@ -263,6 +264,7 @@ class GaussianVAE(LatentVariableModule):
             columns |= {ESS: ("stochastic estimate", S), SHAPE: ("stochastic estimate", S)}
         if self._quadrature is not None:
             columns["log p(x) by quadrature"] = ("exact", self._quadrature.points)
+            columns[QUADRATURE_ERROR] = ("upper bound", self._quadrature.points)
         return columns
 
     def on_test_epoch_end(self) -> None:
