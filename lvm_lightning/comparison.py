@@ -64,9 +64,9 @@ def compare(paths: Sequence[Path]) -> str:
     for run in runs[1:]:
         for key in ABOUT:
             if run.data.get(key) != runs[0].data.get(key):
-                here, there = (f"{r.data.get(key)!r} in {r.path}" for r in (runs[0], run))
+                one, other = (f"{key} {r.data.get(key)!r} in {r.path}" for r in (runs[0], run))
                 raise ComparisonError(
-                    f"RUN: the runs must be about the same data, got {key} {here} and {there}; test them on one data set"
+                    f"RUN: the runs must be about the same data, got {one} and {other}; test both on one data set"
                 )
     names = list(dict.fromkeys(name for run in runs for name in run.quantities))
     rows = [["quantity", *(str(run.path) for run in runs), *(f"{run.path} − {runs[0].path}" for run in runs[1:])]]

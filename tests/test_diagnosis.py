@@ -100,7 +100,7 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path, run: Run, caps
     (tmp_path / "c" / "evaluation.json").write_text("{")
     for paths, message in [
         ([first], "RUN: must be at least two run folders, got 1"),
-        ([first, other], "must be about the same data, got digest 'a' in .* and 'b' in .*; test them on one data"),
+        ([first, other], "must be about the same data, got digest 'a' in .* and digest 'b' in .*; test both on one"),
         ([first, tmp_path / "d"], "no evaluation in .*d; run 'lvm-lightning test' on it first"),
         ([first, tmp_path / "c"], r"c/evaluation.json is not a readable evaluation \(JSONDecodeError\)"),
     ]:
