@@ -142,6 +142,14 @@ def test_validate_and_predict_use_the_checkpoint(after_fit: Run, capsys: pytest.
     assert scalars(RUN)["val/bound"][-1] == pytest.approx(scalars(RUN)["val/bound"][1], abs=1e-3)
 
 
+def test_last_is_the_last_state_even_where_an_earlier_one_was_better(run: Run) -> None:
+    still = ["--model.lr_scheduler", "null", "--model.optimizer.lr", "0.0", "--trainer.limit_val_batches", "1"]
+    assert run(*FIT, *still, "--trainer.max_steps", "5") == 0  # validations after 2 and 4 steps find the same bound
+    steps = {name: torch.load(RUN / f"checkpoints/{name}.ckpt", weights_only=True)["global_step"]
+             for name in ("best", "last")}  # fmt: skip
+    assert steps == {"best": 2, "last": 5}
+
+
 def test_sample_writes_a_grid_and_an_array(after_fit: Run) -> None:
     arguments = ["sample", "--config", CONFIG, *SMALL, "--ckpt_path", "last", "--count", "10", "--output", "new"]
     assert after_fit(*arguments) == 0
@@ -156,8 +164,13 @@ def test_sample_writes_a_grid_and_an_array(after_fit: Run) -> None:
     assert not np.array_equal(first["z"], np.load("new/samples.npz")["z"])
 
 
-def test_resuming_mid_epoch_is_bit_identical_and_in_the_same_run_folder(after_fit: Run, tmp_path: Path) -> None:
-    longer = [*FIT, "--trainer.max_steps", "54"]  # an epoch has 48 steps: four before, one whole and two after
+@pytest.mark.parametrize("first", [4, 5])
+def test_resuming_mid_epoch_is_bit_identical_and_in_the_same_run_folder(after_fit: Run, first: int) -> None:
+    """From a validation, and from the end of training one step behind it."""
+    if first != 4:
+        shutil.rmtree("runs")
+        assert after_fit(*FIT, "--trainer.max_steps", str(first)) == 0
+    longer = [*FIT, "--trainer.max_steps", "54"]  # an epoch has 48 steps: some before, one whole and two after
     assert after_fit(*longer, "--ckpt_path", "last") == 0
     assert [path.name for path in RUN.parent.iterdir()] == ["version_0"]
     resumed = (RUN / "training_bound.csv").read_text(), torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)

@@ -6,6 +6,7 @@ from lvm_lightning.callbacks.pictures import Pictures
 from lvm_lightning.callbacks.posterior_pictures import PosteriorPictures
 from lvm_lightning.callbacks.predictions import Predictions
 from lvm_lightning.callbacks.progress import BoundProgressBar
+from lvm_lightning.callbacks.run_checkpoint import RunCheckpoint
 from lvm_lightning.callbacks.training_bound import TrainingBound
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "Pictures",
     "PosteriorPictures",
     "Predictions",
+    "RunCheckpoint",
     "TrainingBound",
 ]
