@@ -94,4 +94,5 @@ class EvaluationReport(pl.Callback):
         metrics = {f"hp/{q.name}": q.value for q in module.evaluation}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(dict(module.hparams), metrics)
+                settings = {name: value for name, value in module.hparams.items() if not name.startswith("_")}
+                logger.log_hyperparams(settings, metrics)

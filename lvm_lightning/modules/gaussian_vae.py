@@ -253,8 +253,10 @@ class GaussianVAE(LatentVariableModule):
         """Name → (kind, samples) of what a test measures of each image."""
         S, alpha = self.test_samples, self.objective.alpha
         family = f"Rényi bound (α={alpha:g}, " if alpha else "bound ("
+        pooled = self.objective.decoder_bound == "pooled"
+        axes = f"J=1, N={self.samples}" if pooled else f"J={self.J}, N={self.N}"
         columns: dict[str, tuple[Kind, int]] = {
-            f"{family}J={self.J}, N={self.N})": ("lower bound", self.samples),
+            f"{family}{axes})": ("lower bound", self.samples),
             "ELBO": ("lower bound", S),
             "E_q log p(x|z)": ("stochastic estimate", S),
             "KL(q(z|x) ‖ p(z))": ("stochastic estimate", S),
