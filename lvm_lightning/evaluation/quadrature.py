@@ -54,9 +54,9 @@ class GridQuadrature:
         device: torch.device | None = None,
     ) -> None:
         z, log_weight = normal_grid(dim, spacing, radius)
-        self.points, self.dim = len(z), dim
+        self.points = len(z)
         self._log_lik = log_lik
-        even = ((z / spacing).round() % 2 == 0).all(-1)  # the grid of twice the spacing
+        even = (z / spacing).round().sum(-1) % 2 == 0  # every other point, as on a chessboard
         self._chunks = [
             (decode(z_chunk.unsqueeze(1)), log_weight_chunk.unsqueeze(1), even_chunk)
             for z_chunk, log_weight_chunk, even_chunk in zip(
@@ -72,9 +72,11 @@ class GridQuadrature:
         return self.measure(x)[0]
 
     def measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(x), and how much it differs from the sum over the grid of twice the spacing, ``(B,)`` each, nats.
+        """log p(x), and how much it differs from the sum over every other grid point, ``(B,)`` each, nats.
 
-        The rule's error falls faster than any power of the spacing, so that the difference lies above it.
+        The rule's error falls faster than any power of the spacing, so that the error of half the points, which the
+        difference shows, is an estimate of the whole grid's from above. It matters: a sharp posterior of a trained
+        model can be narrower than the grid.
         """
         fine = x.new_full((len(x),), -torch.inf)
         coarse = fine.clone()
@@ -83,7 +85,7 @@ class GridQuadrature:
             fine = torch.logaddexp(fine, log_joint.logsumexp(0))
             if bool(even.any()):
                 coarse = torch.logaddexp(coarse, log_joint[even].logsumexp(0))
-        return fine, (fine - (coarse + self.dim * math.log(2))).abs()
+        return fine, (fine - (coarse + math.log(2))).abs()
 
 
 class AdaptiveQuadrature:

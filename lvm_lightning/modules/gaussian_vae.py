@@ -266,7 +266,7 @@ class GaussianVAE(LatentVariableModule):
             columns |= {ESS: ("stochastic estimate", S), SHAPE: ("stochastic estimate", S)}
         if self._quadrature is not None:
             columns["log p(x) by quadrature"] = ("exact", self._quadrature.points)
-            columns[QUADRATURE_ERROR] = ("upper bound", self._quadrature.points)
+            columns[QUADRATURE_ERROR] = ("stochastic estimate", self._quadrature.points)
         return columns
 
     def on_test_epoch_end(self) -> None:

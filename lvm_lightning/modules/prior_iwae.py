@@ -165,7 +165,7 @@ class PriorIWAE(LatentVariableModule):
         }
         if self._quadrature is not None:
             columns["log p(x) by quadrature"] = ("exact", self._quadrature.points)
-            columns[QUADRATURE_ERROR] = ("upper bound", self._quadrature.points)
+            columns[QUADRATURE_ERROR] = ("stochastic estimate", self._quadrature.points)
         if self._reference_logits is not None:
             columns["image-independent Bernoulli"] = ("exact", 0)
         return columns
