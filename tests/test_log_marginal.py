@@ -161,14 +161,17 @@ def test_quadrature_is_log_p() -> None:
     assert float(quadrature.log_marginal(X.unsqueeze(0).float())) == pytest.approx(float(log_p()), abs=1e-4)
 
 
-def test_the_stated_error_of_a_grid_lies_above_its_error() -> None:
-    """With spacings from far too coarse to fine."""
-    for spacing in (0.8, 0.7, 0.6, 0.5, 0.4):
-        quadrature = GridQuadrature(
-            lambda z: z @ W.T.float() + BIAS.float(), Gaussian(S).log_prob, K, spacing=spacing, radius=8.0
-        )
-        value, error = quadrature.measure(X.unsqueeze(0).float())
-        assert float((value - log_p()).abs()) < float(error) + 1e-5
+@pytest.mark.parametrize("spacing", [1.0, 0.8, 0.6, 0.4])
+def test_the_stated_error_of_a_grid_lies_above_its_error_on_average(spacing: float) -> None:
+    """From far too coarse to fine. One example's error may be above: its sign changes with where the peak lies."""
+    x = BIAS + torch.randn(500, K, dtype=torch.float64) @ W.T + S * torch.randn(500, D, dtype=torch.float64)
+    covariance = W @ W.T + S**2 * torch.eye(D, dtype=torch.float64)
+    exact = torch.distributions.MultivariateNormal(BIAS, covariance).log_prob(x)
+    quadrature = GridQuadrature(
+        lambda z: z @ W.T.float() + BIAS.float(), Gaussian(S).log_prob, K, spacing=spacing, radius=8.0
+    )
+    value, error = quadrature.measure(x.float())
+    assert float((value - exact).abs().mean()) < float(error.mean()) + 2e-4  # float32
 
 
 def test_adaptive_quadrature_is_log_p_for_one_latent_even_with_a_narrow_posterior() -> None:
