@@ -11,12 +11,13 @@ from tqdm import tqdm
 
 from lvm_lightning.bounds import nested_iw_elbo
 from lvm_lightning.data.loader import Batch
+from lvm_lightning.data.selection import rows_of
 from lvm_lightning.evaluation import annealing
 from lvm_lightning.evaluation.quantity import Kind, Quantity, table
 from lvm_lightning.evaluation.report import Provenance, write_report
+from lvm_lightning.evaluation.tightness import powers
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.randomness import generator_for
-from lvm_lightning.tightness import rows_of
 
 Start = Literal["prior", "encoder"]
 
@@ -137,13 +138,14 @@ def write_annealing(
 
 def importance_weighted(model: LatentVariableModule, x: Tensor, largest: int, seed: int) -> list[Quantity]:
     """L_S for S = 1, 10, 100, … ≤ ``largest``, from groups of the same draws."""
-    sizes = [10**k for k in range(len(str(largest))) if 10**k <= largest]
+    sizes = powers(10, largest)
     columns: list[list[Tensor]] = [[] for _ in sizes]
     rows = max(1, min(50, 10_000_000 // largest))
     for number, part in enumerate(_parts(x, "importance sampling", rows)):
-        batch = Batch(part, torch.zeros(len(part), dtype=torch.uint8), 0, len(part))
         with torch.inference_mode():
-            log_w = model.draw_log_weights(batch, sizes[-1], generator_for(seed, "tightness", number)).double()
+            log_w = model.draw_log_weights(
+                Batch.whole(part), sizes[-1], generator_for(seed, "tightness", number)
+            ).double()
         for column, size in zip(columns, sizes, strict=True):
             column.append(nested_iw_elbo(log_w.view(-1, size, len(part))))
     return [

@@ -125,7 +125,9 @@ class Trainer(pl.Trainer):
             weights_only: stands in the configuration of a training run; a checkpoint is always read that way here.
         """
         folder = self._restore(model, ckpt_path, output)
-        rows, paths = write_tightness(model, self._prepared(datamodule), largest, images, seed, folder)
+        data = self._prepared(datamodule)
+        about = provenance(self, model, data)
+        rows, paths = write_tightness(model, data, about, folder, largest=largest, images=images, seed=seed)
         print(f"{rows}\n\nwritten to {' and '.join(map(str, paths))}")
 
     def anneal(

@@ -33,7 +33,10 @@ class Run:
         file = path / "evaluation.json"
         try:
             content = json.loads(file.read_text())
-            self.quantities: dict[str, dict[str, Any]] = {q["name"]: q for q in content["quantities"]}
+            self.quantities: dict[str, dict[str, Any]] = {
+                q["name"]: q | {"stderr": math.nan if q["stderr"] is None else q["stderr"]}
+                for q in content["quantities"]
+            }
             self.data: dict[str, Any] = content["provenance"]["data"]
         except FileNotFoundError:
             raise ComparisonError(f"RUN: no evaluation in {path}; run 'lvm-lightning test' on it first") from None

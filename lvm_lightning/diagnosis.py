@@ -1,21 +1,23 @@
 """A trained model looked at from all sides: train, validation and test beside each other, latents, gradients."""
 
+import math
 from pathlib import Path
 from typing import cast
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from lvm_lightning.bounds import elbo, iw_elbo
 from lvm_lightning.data.loader import Batch
+from lvm_lightning.data.selection import rows_of
 from lvm_lightning.evaluation.diagnostics import active_units, mutual_information, signal_to_noise
 from lvm_lightning.evaluation.quantity import Kind, Quantity, table
 from lvm_lightning.evaluation.report import Provenance, write_report
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.proposals import DiagonalGaussian
 from lvm_lightning.randomness import Purpose, generator_for
-from lvm_lightning.tightness import rows_of
 
 SPLITS = ("train", "val", "test")
 BATCH = 100
@@ -40,13 +42,13 @@ def write_diagnosis(
     Returns:
         A table, and the path.
     """
+    rows = {split: rows_of(data, split, images).to(model.device) for split in SPLITS}
     quantities: list[Quantity] = []
-    for split in SPLITS:
-        quantities += bounds_of(model, rows_of(data, split, images).to(model.device), split, samples, seed)
-    test = rows_of(data, "test", images).to(model.device)
-    quantities += latents_of(model, test, seed)
+    for split, x in rows.items():
+        quantities += bounds_of(model, x, split, samples, seed)
+    quantities += latents_of(model, rows["test"], seed)
     if gradient_repeats:
-        quantities += gradients_of(model, rows_of(data, "train", BATCH).to(model.device), gradient_repeats, seed)
+        quantities += gradients_of(model, rows["train"][:BATCH], gradient_repeats, seed)
     path = folder / "diagnosis.json"
     write_report(path, quantities, provenance)
     return table(quantities), path
@@ -57,7 +59,7 @@ def bounds_of(model: LatentVariableModule, x: Tensor, split: str, samples: int, 
     lower, tight = [], []
     for number, part in enumerate(x.split(BATCH)):
         with torch.inference_mode():
-            log_w = model.draw_log_weights(_batch(part), samples, generator_for(seed, "diagnosis", number))
+            log_w = model.draw_log_weights(Batch.whole(part), samples, generator_for(seed, "diagnosis", number))
             lower.append(elbo(log_w))
             tight.append(iw_elbo(log_w.double()))
     with torch.inference_mode():
@@ -103,7 +105,7 @@ def latents_of(model: LatentVariableModule, x: Tensor, seed: int) -> list[Quanti
 
 def gradients_of(model: LatentVariableModule, x: Tensor, repeats: int, seed: int) -> list[Quantity]:
     """Signal-to-noise ratio of the training gradient of each top-level part, on one batch."""
-    batch, found = _batch(x), []
+    batch = Batch.whole(x)
 
     class Renoised:
         """Stands in for the module's step-seeded noise: every repeat has noise of its own."""
@@ -122,22 +124,20 @@ def gradients_of(model: LatentVariableModule, x: Tensor, repeats: int, seed: int
         assert isinstance(output, dict)
         return cast(Tensor, output["loss"])
 
+    groups: dict[str, list[Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(name.split(".")[0], []).append(parameter)
     try:
-        for name, part in model.named_children():
-            parameters = [p for p in part.parameters() if p.requires_grad]
-            if parameters:
-                ratio = signal_to_noise(loss, parameters, repeats)
-                unit = "|mean|/standard deviation"
-                label = f"signal-to-noise of the gradient: {name}"
-                found.append(Quantity(label, ratio, 0.0, unit, "stochastic estimate", "train", model.samples, len(x)))
+        ratios = signal_to_noise(loss, groups, repeats)
     finally:
         del model.noise
-    return found
+    label, unit = "signal-to-noise of the gradient", "|mean|/standard deviation"
+    return [  # the spread of these ratios is not estimated
+        Quantity(f"{label}: {name}", r, math.nan, unit, "stochastic estimate", "train", model.samples, len(x))
+        for name, r in ratios.items()
+    ]
 
 
 def _estimate(name: str, values: Tensor) -> Quantity:
     return Quantity.mean_of(name, values, kind="stochastic estimate", split="test", samples=1)
-
-
-def _batch(x: Tensor) -> Batch:
-    return Batch(x, torch.zeros(len(x), dtype=torch.uint8), 0, len(x))

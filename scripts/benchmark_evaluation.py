@@ -23,7 +23,7 @@ from torch.distributions import Bernoulli, Normal
 from lvm_lightning.bounds import iw_elbo
 from lvm_lightning.data import StaticMNIST
 from lvm_lightning.data.loader import Batch
-from lvm_lightning.evaluation.tightness import evenly_spaced
+from lvm_lightning.data.selection import evenly_spaced
 from lvm_lightning.modules import GaussianVAE
 from lvm_lightning.networks import MLP
 
@@ -70,8 +70,7 @@ def distributions(model: GaussianVAE, x: Tensor, samples: int) -> Tensor:
 
 def batched(model: GaussianVAE, x: Tensor, samples: int) -> Tensor:
     """This package's evaluation of a batch ``(B, D)``."""
-    batch = Batch(x, torch.zeros(len(x), dtype=torch.uint8), 0, len(x))
-    return iw_elbo(model.draw_log_weights(batch, samples, torch.Generator().manual_seed(0)).double())
+    return iw_elbo(model.draw_log_weights(Batch.whole(x), samples, torch.Generator().manual_seed(0)).double())
 
 
 def main() -> None:

@@ -44,9 +44,9 @@ ROOMS: dict[str, set[str]] = {
     "callbacks": {"argtypes", "exponential", "figures", "evaluation", "modules"},
     "sampling": {"randomness", "figures", "modules"},
     "tightness": {"randomness", "data", "figures", "evaluation", "modules"},
-    "annealed": {"randomness", "bounds", "data", "evaluation", "modules", "tightness"},
+    "annealed": {"randomness", "bounds", "data", "evaluation", "modules"},
     "log_space": {"randomness", "bounds", "likelihoods", "networks", "figures"},
-    "diagnosis": {"randomness", "bounds", "data", "evaluation", "modules", "proposals", "tightness"},
+    "diagnosis": {"randomness", "bounds", "data", "evaluation", "modules", "proposals"},
     "comparison": {"evaluation"},
     "cli": {
         *{"argtypes", "annealed", "callbacks", "comparison", "diagnosis", "modules", "sampling", "tightness"},

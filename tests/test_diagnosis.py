@@ -54,7 +54,17 @@ def test_signal_to_noise_is_mean_over_standard_deviation() -> None:
     def loss(repeat: int) -> torch.Tensor:
         return (parameter * (torch.tensor([1.0, 2.0, 0.5]) + noise[repeat])).sum()
 
-    assert signal_to_noise(loss, [parameter], 4000) == pytest.approx(3.5 / 3, rel=0.05)
+    assert signal_to_noise(loss, {"all": [parameter]}, 4000)["all"] == pytest.approx(3.5 / 3, rel=0.05)
+    other = nn.Parameter(torch.zeros(3))
+
+    def two(repeat: int) -> torch.Tensor:
+        return loss(repeat) + (other * noise[repeat]).sum()
+
+    both = signal_to_noise(two, {"first": [parameter], "second": [other]}, 4000)
+    assert both["first"] == pytest.approx(3.5 / 3, rel=0.05)
+    assert both["second"] < 0.1
+    with pytest.raises(ValueError, match="gradient_repeats: must be at least 2, or 0 to leave it out, got 1"):
+        signal_to_noise(loss, {"all": [parameter]}, 1)
 
 
 # Runs side by side

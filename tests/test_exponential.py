@@ -19,8 +19,9 @@ from lvm_lightning.bounds import iw_elbo
 from lvm_lightning.callbacks.exponential_pictures import draw, truncated_kl
 from lvm_lightning.data import ExponentialObservations
 from lvm_lightning.data.loader import Batch
+from lvm_lightning.data.selection import evenly_spaced
 from lvm_lightning.estimators import Estimator
-from lvm_lightning.evaluation.tightness import evenly_spaced, relative_variance, tightness
+from lvm_lightning.evaluation.tightness import relative_variance, tightness
 from lvm_lightning.exponential import Problem
 from lvm_lightning.figures import render
 from lvm_lightning.modules import ExponentialPosterior

@@ -26,6 +26,11 @@ class Batch(NamedTuple):
     start: int
     total: int
 
+    @classmethod
+    def whole(cls, x: Tensor) -> "Batch":
+        """A global batch of unlabelled examples ``(B, D)`` in one process."""
+        return cls(x, torch.zeros(len(x), dtype=torch.uint8), 0, len(x))
+
 
 Transform = Callable[[Tensor, int, int], Tensor]
 """(images of one global batch, epoch, batch number) → images: fresh noise at each training step."""

@@ -1,6 +1,6 @@
 """What a posterior does with its latent dimensions, and how noisy a gradient is."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -60,26 +60,44 @@ def mutual_information(z: Tensor, log_q: Tensor, mean: Tensor, log_sigma: Tensor
     return log_q.double() - log_aggregate(z, mean, log_sigma)
 
 
-def signal_to_noise(loss: Callable[[int], Tensor], parameters: Iterable[Parameter], repeats: int) -> float:
-    """Mean over parameters of |E g|/√Var g, g the gradient of a loss under fresh noise.
+def signal_to_noise(
+    loss: Callable[[int], Tensor], groups: Mapping[str, Sequence[Parameter]], repeats: int
+) -> dict[str, float]:
+    """Mean over the parameters of each group of |E g|/√Var g, g the gradient of a loss under fresh noise.
 
     Args:
         loss: number of the repeat → loss, with noise of its own.
-        parameters: what to differentiate by.
+        groups: what to differentiate by, by name.
         repeats: how often, at least 2.
+
+    Raises:
+        ValueError: if there are fewer than two repeats, which have no variance.
 
     Reference:
         Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018, eq. 10.
     """
-    wanted = [p for p in parameters if p.requires_grad]
+    if repeats < 2:
+        raise ValueError(f"gradient_repeats: must be at least 2, or 0 to leave it out, got {repeats}")
+    wanted = [parameter for group in groups.values() for parameter in group]
     total = [torch.zeros_like(p, dtype=torch.float64) for p in wanted]
     squares = [torch.zeros_like(p, dtype=torch.float64) for p in wanted]
     for repeat in range(repeats):
-        gradients = torch.autograd.grad(loss(repeat), wanted)
-        for i, gradient in enumerate(gradients):
+        for i, gradient in enumerate(torch.autograd.grad(loss(repeat), wanted)):
             total[i] += gradient
             squares[i] += gradient.double().square()
-    mean = torch.cat([t.flatten() for t in total]) / repeats
-    variance = (torch.cat([s.flatten() for s in squares]) / repeats - mean.square()) * repeats / (repeats - 1)
+    sizes = [len(group) for group in groups.values()]
+    parts = zip(_cut(total, sizes), _cut(squares, sizes), strict=True)
+    return {name: _ratio(*part, repeats) for name, part in zip(groups, parts, strict=True)}
+
+
+def _cut(tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
+    """Runs of so many tensors, each flattened to one."""
+    rest = iter(tensors)
+    return [torch.cat([next(rest).flatten() for _ in range(size)]) for size in sizes]
+
+
+def _ratio(total: Tensor, squares: Tensor, repeats: int) -> float:
+    mean = total / repeats
+    variance = (squares / repeats - mean.square()) * repeats / (repeats - 1)
     noisy = variance > 0
     return float((mean[noisy].abs() / variance[noisy].sqrt()).mean())

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -64,16 +65,28 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
-def write_report(path: Path, quantities: Sequence[Quantity], provenance: Provenance) -> None:
-    """Write ``{"quantities": […], "provenance": {…}}`` as JSON; the file is replaced in one step."""
-    content = {
-        "quantities": [dataclasses.asdict(q) for q in quantities],
-        "provenance": dataclasses.asdict(provenance),
-    }
+def write_json(path: Path, content: object) -> None:
+    """Write JSON with null for what is no number; the file is replaced in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
+    part.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
     part.replace(path)
+
+
+def _plain(content: object) -> object:
+    if isinstance(content, Mapping):
+        return {key: _plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def write_report(path: Path, quantities: Sequence[Quantity], provenance: Provenance) -> None:
+    """Write ``{"quantities": […], "provenance": {…}}`` as JSON; the file is replaced in one step."""
+    write_json(
+        path,
+        {"quantities": [dataclasses.asdict(q) for q in quantities], "provenance": dataclasses.asdict(provenance)},
+    )
 
 
 class FinishedBatches:

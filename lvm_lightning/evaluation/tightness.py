@@ -1,9 +1,7 @@
 """How the importance-weighted bound rises with the number of samples, and what second-order theory says of it."""
 
 import dataclasses
-import math
 
-import torch
 from torch import Tensor
 
 from lvm_lightning.bounds import nested_iw_elbo
@@ -63,8 +61,7 @@ def tightness(log_w: Tensor, log_p: Tensor | None) -> list[Tightness]:
     reference = log_p.double() if log_p is not None else nested_iw_elbo(log_w.unsqueeze(0))
     variance = float(relative_variance(log_w, reference).mean())
     rows = []
-    for power in range(int(math.log2(S)) + 1):
-        n = 2**power
+    for n in powers(2, S):
         outer = S // n
         bound = nested_iw_elbo(log_w[: outer * n].view(outer, n, -1))  # (B,)
         rows.append(_row(n, bound, log_p, variance / (2 * n)))
@@ -80,6 +77,9 @@ def _row(n: int, bound: Tensor, log_p: Tensor | None, predicted: float) -> Tight
     return Tightness(n, value.value, value.stderr, gap.value if gap else None, gap.stderr if gap else None, predicted)
 
 
-def evenly_spaced(rows: int, count: int) -> Tensor:
-    """``count`` row numbers spread over all: some files are sorted by class, so that a prefix is no sample."""
-    return torch.linspace(0, rows - 1, min(rows, count)).round().long()
+def powers(base: int, largest: int) -> list[int]:
+    """1, base, base², … up to ``largest``."""
+    found = [1]
+    while found[-1] * base <= largest:
+        found.append(found[-1] * base)
+    return found

@@ -136,8 +136,8 @@ class LatentVariableModule(pl.LightningModule, ABC):
 
     def sample_prior(self, count: int, generator: torch.Generator) -> Tensor:
         """z ~ p(z), ``(count, K)``, on the module's device, from a CPU generator."""
-        noise = torch.randn(count, self.prior.dim, generator=generator)
-        return self.prior.transform(noise.to(self.device, cast(torch.dtype, self.dtype)))
+        noise = torch.randn(count, self.prior.dim, generator=generator, dtype=self.latent_dtype)
+        return self.prior.transform(noise.to(self.device))
 
     def forget_callables(self) -> None:
         """Keep only plain hyper-parameters: a checkpoint with a function in it could not be read safely.

@@ -9,6 +9,7 @@ from lvm_lightning.bounds import iw_elbo, nested_iw_elbo
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.estimators import Estimator, Objective
 from lvm_lightning.evaluation.quantity import Kind, Quantity
+from lvm_lightning.evaluation.tightness import powers
 from lvm_lightning.exponential import Problem
 from lvm_lightning.likelihoods import Gaussian
 from lvm_lightning.modules.base import LatentVariableModule, LRSchedulerCallable, OptimizerCallable
@@ -65,10 +66,8 @@ class ExponentialPosterior(LatentVariableModule):
         self.objective = Objective(outer_samples, inner_samples, alpha, estimator)
         self.save_hyperparameters()
         self.forget_callables()
-        self.J, self.N, self.rate, self.sigma, self.test_samples = (
-            *(outer_samples, inner_samples),
-            *(rate, sigma, test_samples),
-        )
+        self.J, self.N, self.test_samples = outer_samples, inner_samples, test_samples
+        self.rate, self.sigma = rate, sigma
         self.prior, self.likelihood = ExponentialPrior(rate), Gaussian(sigma)
         self.log_rate = nn.Parameter(torch.tensor(start, dtype=torch.float64).log())
 
@@ -107,7 +106,7 @@ class ExponentialPosterior(LatentVariableModule):
 
     def simulate(self, like: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """n observations of one z for each row of ``like`` ``(B, n)``, and the z ``(B, 1)``."""
-        z = self.prior.transform(torch.randn(len(like), 1, dtype=torch.float64, generator=generator))
+        z = self.sample_prior(len(like), generator)
         return self.likelihood.sample(z.expand(like.shape), generator), z
 
     def proposal(self, x: Tensor) -> Proposal:
@@ -184,11 +183,3 @@ class ExponentialPosterior(LatentVariableModule):
 
     def _noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         return torch.randn(*shape, 1, dtype=torch.float64, generator=generator).to(self.device)
-
-
-def powers(base: int, largest: int) -> list[int]:
-    """1, base, base², … up to ``largest``."""
-    found = [1]
-    while found[-1] * base <= largest:
-        found.append(found[-1] * base)
-    return found
