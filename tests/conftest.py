@@ -1,7 +1,8 @@
 """What the tests share. Everything is seeded; tolerances are given in standard errors."""
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ def _seeded() -> None:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Run the command in this process, in an empty folder: ``run("fit", "--config", …) → exit status``."""
-    from lvm_lightning.cli import PROGRAM, main
+    from lvm_lightning.cli import main
+    from lvm_lightning.errors import PROGRAM
 
     monkeypatch.chdir(tmp_path)
 
@@ -38,6 +40,19 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the development data are not here")
     return folder
+
+
+@contextlib.contextmanager
+def kept_for_backward() -> Iterator[list[int]]:
+    """Sizes, in numbers, of the tensors that autograd keeps."""
+    kept: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
 
 
 def assert_within(estimates: Tensor, expected: Tensor | float, errors: float = 3.0) -> None:

@@ -24,6 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "priors": {"argtypes"},
     "proposals": {"argtypes"},
     "integration": set(),
+    "portions": set(),
     "data": {"argtypes"},
     "evaluation": {"bounds", "integration"},
     "modules": {
@@ -37,6 +38,7 @@ ROOMS: dict[str, set[str]] = {
         "priors",
         "proposals",
         "integration",
+        "portions",
         "data",
         "evaluation",
     },
@@ -48,9 +50,13 @@ ROOMS: dict[str, set[str]] = {
     "log_space": {"randomness", "bounds", "likelihoods", "networks", "figures"},
     "diagnosis": {"randomness", "bounds", "data", "evaluation", "modules", "proposals"},
     "comparison": {"evaluation"},
-    "cli": {
-        *{"argtypes", "annealed", "callbacks", "comparison", "diagnosis", "modules", "sampling", "tightness"},
+    "errors": set(),
+    "checkpoints": {"errors"},
+    "trainer": {
+        *{"argtypes", "annealed", "callbacks", "checkpoints", "diagnosis", "errors", "modules", "sampling"},
+        "tightness",
     },
+    "cli": {"callbacks", "checkpoints", "comparison", "errors", "modules", "trainer"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -65,6 +71,7 @@ SCIENCE = [
         "priors",
         "proposals",
         "integration",
+        "portions",
     ],
     *["evaluation", "figures", "randomness"],
 ]

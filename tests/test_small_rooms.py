@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.profilers import SimpleProfiler
 from torch import nn
 
+from lvm_lightning.callbacks import BoundProgressBar
 from lvm_lightning.evaluation.quantity import Quantity, table
 from lvm_lightning.evaluation.report import (
     FinishedBatches,
@@ -34,6 +36,7 @@ from lvm_lightning.figures.grids import tile
 from lvm_lightning.figures.latents import principal_axes
 from lvm_lightning.networks import MLP, ConvDecoder, ConvEncoder
 from lvm_lightning.randomness import PURPOSES, generator_for
+from lvm_lightning.trainer import NoProfiler, Trainer
 
 
 def test_mlp_is_linear_layers_with_activations_between_them() -> None:
@@ -278,3 +281,19 @@ def test_units_are_counted_above_the_threshold() -> None:
     assert "2 of 3 units active" in right.get_title()
     heights = [bar.get_height() for bar in left.patches]  # type: ignore[attr-defined]
     assert heights == pytest.approx([2.0, 1.0, 0.1])
+
+
+def test_the_progress_bar_draws_by_the_clock_and_the_last_state_in_any_case() -> None:
+    bar = BoundProgressBar(seconds=1000)
+    assert [bar._should_update(step, 4) for step in (1, 2, 3, 4)] == [True, False, False, True]
+    eager = BoundProgressBar(seconds=0)
+    assert all(eager._should_update(step, 4) for step in (1, 2, 3, 4))
+
+
+def test_the_trainer_enters_one_empty_context_for_every_action(tmp_path: Path) -> None:
+    trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_progress_bar=False)
+    profiler = vars(trainer)["profiler"]
+    assert isinstance(profiler, NoProfiler)
+    assert profiler.profile("one") is profiler.profile("another")
+    asked = Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, profiler="simple")
+    assert isinstance(vars(asked)["profiler"], SimpleProfiler)

@@ -1,5 +1,6 @@
 """When to draw, log and write; nothing here knows how a bound is computed."""
 
+from lvm_lightning.callbacks.compiled import CompiledNetworks
 from lvm_lightning.callbacks.evaluation_report import EvaluationReport
 from lvm_lightning.callbacks.exponential_pictures import ExponentialPictures
 from lvm_lightning.callbacks.pictures import Pictures
@@ -11,6 +12,7 @@ from lvm_lightning.callbacks.training_bound import TrainingBound
 
 __all__ = [
     "BoundProgressBar",
+    "CompiledNetworks",
     "EvaluationReport",
     "ExponentialPictures",
     "Pictures",

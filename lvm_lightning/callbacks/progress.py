@@ -1,20 +1,22 @@
 """A progress bar that shows the bound."""
 
 import math
+import time
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 
 class BoundProgressBar(TQDMProgressBar):
-    """Progress bar with the bounds in nats; it is redrawn every ``refresh_rate`` batches to cost little.
+    """Progress bar with the bounds in nats, redrawn by the clock: fast steps pay little, slow ones are seen at once.
 
     Args:
-        refresh_rate: batches between two redraws.
+        seconds: least time between two redraws; a bar's last state is always drawn.
     """
 
-    def __init__(self, refresh_rate: int = 20) -> None:
-        super().__init__(refresh_rate=refresh_rate, leave=True)
+    def __init__(self, seconds: float = 0.5) -> None:
+        super().__init__(refresh_rate=1, leave=True)
+        self.seconds, self._drawn = seconds, -math.inf
 
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
@@ -24,3 +26,10 @@ class BoundProgressBar(TQDMProgressBar):
         metrics.pop("v_num", None)
         numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
         return {name: f"{value:.2f} nats" for name, value in numbers.items() if math.isfinite(value)}
+
+    def _should_update(self, current: int, total: int | float) -> bool:
+        now = time.monotonic()
+        due = current == total or now - self._drawn >= self.seconds
+        if due:
+            self._drawn = now
+        return self.is_enabled and due

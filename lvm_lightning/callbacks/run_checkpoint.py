@@ -15,6 +15,11 @@ class RunCheckpoint(ModelCheckpoint):
     stops rising it is no longer the last state, and a run that goes on from it would repeat steps.
     """
 
+    @property
+    def state_key(self) -> str:
+        """Its name in a checkpoint. Lightning asks for it at each hook; its own is put together from arguments."""
+        return "RunCheckpoint"
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
