@@ -6,10 +6,11 @@ batch shares its latent points; x is ``(B, D)``; a log-likelihood is ``(*S, B)``
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 from lvm_lightning.argtypes import PositiveFloat
@@ -72,11 +73,7 @@ class Bernoulli(Likelihood):
             ``(*S, B)``, nats.
         """
         with torch.autocast(logits.device.type, enabled=False):
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            x = x.to(logits.dtype)
-            shared = logits.shape[-2] == 1
-            on = logits.squeeze(-2) @ x.mT if shared else (logits * x).sum(-1)  # (*S, B)
-            return on - softplus(logits).sum(-1)
+            return cast(Tensor, _BernoulliLogProb.apply(logits, x))
 
     def mean(self, logits: Tensor) -> Tensor:
         """E[x|z] = sigmoid(l), the Bernoulli means: same shape as ``logits``, in [0, 1]. Not a sample of x."""
@@ -90,6 +87,68 @@ class Bernoulli(Likelihood):
     def parameters_of_mean(self, mean: Tensor) -> Tensor:
         """The logit, cut at the means 1e-6 and 1 − 1e-6."""
         return torch.logit(mean, eps=1e-6)
+
+
+class _BernoulliLogProb(torch.autograd.Function):
+    """Σ_j x_j l_j − softplus(l_j), which keeps nothing of the size of the logits but the logits.
+
+    Autograd would keep two more such tensors and make five on the way back; here
+
+        ∂/∂l_j = x_j − sigmoid(l_j),   ∂/∂x_j = l_j
+
+    and pieces small enough for a processor's cache are worked on in float32 or better one after the other.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, x)
+        x = _float32_or_better(x, logits)
+        shared = logits.shape[-2] == 1
+        rows = logits.reshape(-1, *logits.shape[-2:])  # (S, B, D) or (S, 1, D)
+        log_prob = []
+        for part in rows.split(_piece(rows)):
+            exact = _float32_or_better(part)
+            on = exact.squeeze(-2) @ x.mT if shared else (exact * x).sum(-1)
+            log_prob.append(on - softplus(exact).sum(-1))
+        return torch.cat(log_prob).view(*logits.shape[:-2], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        logits, given = ctx.saved_tensors
+        to_x = None
+        if ctx.needs_input_grad[1]:
+            to_x = (cotangent.unsqueeze(-1) * logits).sum_to_size(given.shape).to(given.dtype)
+        if not ctx.needs_input_grad[0]:
+            return None, to_x
+        x = _float32_or_better(given, logits)
+        to_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
+        rows = logits.reshape(-1, *logits.shape[-2:])
+        g = cotangent.reshape(len(rows), -1, 1)  # (S, B, 1)
+        size = _piece(rows)
+        for part, weight, out in zip(rows.split(size), g.split(size), to_logits.view_as(rows).split(size), strict=True):
+            exact = _float32_or_better(part)
+            mean = torch.sigmoid(exact, out=out if out.dtype == exact.dtype else None)
+            if logits.shape[-2] == 1:
+                with torch.autocast(mean.device.type, enabled=False):
+                    on = weight.squeeze(-1) @ x
+                torch.sub(on.unsqueeze(-2), mean.mul_(weight.sum(-2, keepdim=True)), out=mean)
+            else:
+                torch.sub(x, mean, out=mean).mul_(weight)
+            if mean is not out:
+                out.copy_(mean)
+        return to_logits, to_x
+
+
+def _piece(rows: Tensor) -> int:
+    """How many of the first axis make a piece: 2 MB in float32 on a processor, everything elsewhere."""
+    each = rows[0].numel() if len(rows) else 1
+    return max(1, 2**19 // each) if rows.device.type == "cpu" else max(1, len(rows))
+
+
+def _float32_or_better(tensor: Tensor, like: Tensor | None = None) -> Tensor:
+    """In float32, or in float64 where it (or its like) is."""
+    return tensor.to(torch.promote_types((tensor if like is None else like).dtype, torch.float32))
 
 
 class GaussianLikelihood(Likelihood):
@@ -111,8 +170,7 @@ class GaussianLikelihood(Likelihood):
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Log-density of every x under every latent point, ``(*S, B)`` in nats, in float32 or better."""
         with torch.autocast(parameters.device.type, enabled=False):
-            parameters = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
-            mean, log_sigma = self.mean_and_log_sigma(parameters)
+            mean, log_sigma = self.mean_and_log_sigma(_float32_or_better(parameters))
             scaled = (x - mean) * (-log_sigma).exp()
             constant = 0.5 * x.shape[-1] * math.log(2 * math.pi)
             return -0.5 * scaled.square().sum(-1) - log_sigma.expand(mean.shape).sum(-1) - constant

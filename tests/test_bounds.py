@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lvm_lightning.bounds import elbo, iw_elbo, nested_iw_elbo
+from lvm_lightning.bounds import elbo, iw_elbo, log_sum_exp, nested_iw_elbo
 from tests.conftest import assert_within
 
 X = torch.tensor([-1.0, 0.3, 2.0], dtype=torch.float64)
@@ -69,6 +69,21 @@ def test_softmax_weighted_log_weights_are_not_the_bound() -> None:
 def test_log_weights_far_below_the_smallest_float_stay_finite() -> None:
     log_w = torch.tensor([[-2.0e4], [-2.0e4 + math.log(3)]])
     torch.testing.assert_close(iw_elbo(log_w), torch.tensor([-2.0e4 + math.log(2)]))
+
+
+def test_log_sum_exp_is_torchs_with_its_gradient() -> None:
+    log_w = 300 * torch.randn(3, 7, 4, dtype=torch.float64)
+    torch.testing.assert_close(log_sum_exp(log_w, 1), log_w.logsumexp(1), rtol=1e-14, atol=1e-13)
+    for scale in (1.0, 300.0):
+        leaf = (scale * torch.randn(3, 7, 4, dtype=torch.float64)).requires_grad_()
+        (found,) = torch.autograd.grad(log_sum_exp(leaf, 1).square().sum(), leaf)
+        (expected,) = torch.autograd.grad(leaf.logsumexp(1).square().sum(), leaf)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-300)
+
+
+def test_weights_of_zero_have_the_logarithm_minus_infinity() -> None:
+    log_w = torch.tensor([[-math.inf, -math.inf, 0.0], [-math.inf, 1.0, 0.0]])
+    torch.testing.assert_close(log_sum_exp(log_w, 0), torch.tensor([-math.inf, 1.0, math.log(2)]))
 
 
 @pytest.mark.parametrize(

@@ -295,6 +295,14 @@ def test_batches_that_cannot_be_cut_are_refused() -> None:
         batches(0, 1, batch_size=200, shuffle_seed=0)
 
 
+def test_a_split_is_kept_and_cut_on_the_device_unless_noise_is_drawn() -> None:
+    first = batches(0, 1, device="meta")[0]
+    noisy = batches(0, 1, device="meta", transform=lambda grey, *_: grey)[0]
+    assert (first.x.device.type, first.label.device.type, noisy.x.device.type) == ("meta", "meta", "cpu")
+    assert first.x.dtype == torch.float32
+    assert noisy.to("meta").x.device.type == "meta"
+
+
 def test_labels_come_along(static: StaticMNIST, grey: GreyImages) -> None:
     batch = next(iter(static.val_dataloader()))
     assert torch.equal(batch.label, grey.train_labels[50_000:51_000])

@@ -8,6 +8,7 @@ import torch
 from scipy.integrate import quad
 
 from lvm_lightning.likelihoods import Bernoulli, Gaussian, GaussianLikelihood, Likelihood, PixelwiseGaussian
+from tests.conftest import kept_for_backward
 
 BERNOULLI = Bernoulli()
 
@@ -30,6 +31,33 @@ def test_shared_points_are_the_same_numbers(samples: tuple[int, ...]) -> None:
     logits, x = torch.randn(*samples, 1, 20, dtype=torch.float64), torch.randint(2, (10, 20)).double()
     own = BERNOULLI.log_prob(logits.expand(*samples, 10, 20), x)
     torch.testing.assert_close(BERNOULLI.log_prob(logits, x), own, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5), (4, 1, 5), (2, 2, 3, 5), (2, 2, 1, 5), (1, 5)])
+def test_the_written_out_gradient_is_the_numerical_one(shape: tuple[int, ...]) -> None:
+    logits = torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+    x = torch.rand(3, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(BERNOULLI.log_prob, (logits, x))
+
+
+def test_keeps_one_tensor_of_the_size_of_the_logits() -> None:
+    logits, x = torch.randn(6, 10, 20, requires_grad=True), torch.randint(2, (10, 20)).float()
+    with kept_for_backward() as kept:
+        BERNOULLI.log_prob(logits, x)
+    assert sorted(kept) == [10 * 20, 6 * 10 * 20]
+
+
+@pytest.mark.parametrize("points", [1, 10])
+def test_a_bfloat16_gradient_is_the_rounded_float32_one(points: int) -> None:
+    logits, x = torch.randn(6, points, 20).bfloat16(), torch.randint(2, (10, 20)).float()
+    gradients = []
+    for given in (logits, logits.float()):
+        leaf = given.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            (gradient,) = torch.autograd.grad(BERNOULLI.log_prob(leaf, x).sum(), leaf)
+        assert gradient.dtype == given.dtype
+        gradients.append(gradient)
+    assert torch.equal(gradients[0], gradients[1].bfloat16())
 
 
 @pytest.mark.parametrize("points", [1, 10])

@@ -1,5 +1,6 @@
 """PriorIWAE: both estimators, the bound's place below the exact log p(x), and what training starts from."""
 
+import itertools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lvm_lightning.bounds import nested_iw_elbo
+from lvm_lightning.callbacks import CompiledNetworks
 from lvm_lightning.data import StaticMNIST
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.evaluation.quadrature import GridQuadrature
@@ -204,11 +206,35 @@ def test_evaluation_is_in_float32_whatever_trains(tmp_path: Path) -> None:
     assert plain == mixed
 
 
-def test_refining_the_default_grid_moves_a_trained_models_log_p_by_less_than_a_hundredth(tmp_path: Path) -> None:
+def test_images_that_share_test_points_have_the_same_ones_in_every_process() -> None:
+    model, x = small_model(outer_samples=2, inner_samples=512), images(1).repeat(120, 1)
+    with torch.no_grad():
+        whole = model._test_log_weights(batch_of(x), model.noise("test", 0))
+        cuts = [0, 70, 120, 120]  # the last process has no row
+        parts = [
+            model._test_log_weights(Batch(x[a:b], torch.zeros(b - a), a, 120), model.noise("test", 0))
+            for a, b in itertools.pairwise(cuts)
+        ]
+    assert whole.shape == (2, 512, 120)
+    assert torch.equal(torch.cat(parts, -1), whole)
+    groups = nested_iw_elbo(whole).unique_consecutive(return_counts=True)[1]
+    assert groups.tolist() == [50, 50, 20]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[PriorIWAE, Tensor]:
+    """A model of default size after 400 steps, and every tenth test image: the digits in their proportions."""
+    torch.manual_seed(0)
     model = PriorIWAE(inner_samples=256, optimizer=lambda p: torch.optim.Adam(p, lr=3e-3, fused=True))
     data = StaticMNIST(batch_size=256)
-    small_trainer(tmp_path, max_steps=400, limit_val_batches=0).fit(model, data)
-    x = data.splits["test"].images[::10].float()  # every tenth image: the digits in their proportions
+    small_trainer(tmp_path_factory.mktemp("digits"), max_steps=400, limit_val_batches=0).fit(model, data)
+    return model, data.splits["test"].images[::10].float()
+
+
+def test_refining_the_default_grid_moves_a_trained_models_log_p_by_less_than_a_hundredth(
+    digits: tuple[PriorIWAE, Tensor],
+) -> None:
+    model, x = digits
     with torch.inference_mode():
         coarse, default, fine = (
             GridQuadrature(model.decode, model.likelihood.log_prob, 2, spacing=spacing).log_marginal(x).mean()
@@ -216,3 +242,27 @@ def test_refining_the_default_grid_moves_a_trained_models_log_p_by_less_than_a_h
         )
     assert abs(default - fine) < 0.01
     assert abs(coarse - fine) > 0.01  # the posteriors are sharp enough for the test to mean something
+
+
+def test_a_bfloat16_decoder_moves_a_trained_models_bound_by_less_than_a_hundredth(
+    digits: tuple[PriorIWAE, Tensor],
+) -> None:
+    model, x = digits
+    z = model.training_points(batch_of(x), "train", 0)
+    with torch.no_grad():
+        exact = nested_iw_elbo(model.log_weights(x, z))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            log_w = model.log_weights(x, z)
+            mixed = nested_iw_elbo(log_w)
+    assert log_w.dtype == mixed.dtype == torch.float32
+    assert abs((mixed - exact).double().mean()) < 0.01
+    assert not torch.equal(mixed, exact)  # the decoder did run in bfloat16
+
+
+def test_compiled_networks_train_the_same_weights_under_the_same_names(tmp_path: Path) -> None:
+    weights = []
+    for callbacks in ([], [CompiledNetworks(backend="aot_eager")]):
+        model = small_model()
+        small_trainer(tmp_path, max_steps=3, limit_val_batches=0, callbacks=callbacks).fit(model, SmallImages())
+        weights.append(model.state_dict())
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-6, atol=1e-7)

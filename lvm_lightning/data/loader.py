@@ -26,6 +26,10 @@ class Batch(NamedTuple):
     start: int
     total: int
 
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same on a device. Lightning calls it, instead of looking for tensors inside at each step."""
+        return self._replace(x=self.x.to(device), label=self.label.to(device))
+
     @classmethod
     def whole(cls, x: Tensor) -> "Batch":
         """A global batch of unlabelled examples ``(B, D)`` in one process."""
@@ -94,6 +98,8 @@ class BatchLoader:
         transform: applied to each global batch before it is sliced; none by default.
         scale: what a value is divided by, 255 to bring grey values to [0, 1].
         shift: what is added then.
+        device: where the split is kept, in its stored type, and batches are cut; fresh noise is drawn on the CPU, and
+            keeps the split there.
 
     Raises:
         ValueError: if there is no whole batch to shuffle, or the processes do not divide it.
@@ -110,6 +116,7 @@ class BatchLoader:
         transform: Transform | None = None,
         scale: float = 1.0,
         shift: float = 0.0,
+        device: torch.device | str = "cpu",
     ) -> None:
         rows, shuffle = len(data.images), shuffle_seed is not None
         if shuffle and batch_size > rows:
@@ -118,7 +125,9 @@ class BatchLoader:
             raise ValueError(
                 f"data.batch_size: must be a multiple of the {world_size} processes that share it, got {batch_size}"
             )
-        self.data, self.transform, self.scale, self.shift = data, transform, scale, shift
+        self.device = torch.device("cpu" if transform else device)
+        self.data = ImageSet(data.images.to(self.device), data.labels.to(self.device))
+        self.transform, self.scale, self.shift = transform, scale, shift
         self.rank, self.world_size = rank, world_size
         self.batch_sampler = GlobalBatches(RowOrder(rows, shuffle_seed), batch_size, drop_last=shuffle)
         self._position = 0
@@ -145,11 +154,12 @@ class BatchLoader:
     def _batch(self, rows: Tensor, epoch: int, number: int) -> Batch:
         total = len(rows)
         start, stop = (total * r // self.world_size for r in (self.rank, self.rank + 1))
+        own = rows[start:stop].to(self.device)
         if self.transform is None:
-            images = self.data.images[rows[start:stop]]
+            images = self.data.images.index_select(0, own)
         else:
-            images = self.transform(self.data.images[rows], epoch, number)[start:stop]
+            images = self.transform(self.data.images.index_select(0, rows), epoch, number)[start:stop]
         x = images if images.is_floating_point() else images.float()
         if (self.scale, self.shift) != (1.0, 0.0):
             x = x / self.scale + self.shift
-        return Batch(x, self.data.labels[rows[start:stop]], start, total)
+        return Batch(x, self.data.labels.index_select(0, own), start, total)

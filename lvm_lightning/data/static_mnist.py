@@ -137,7 +137,8 @@ class StaticMNIST(pl.LightningDataModule):
 
     def pixel_mean(self) -> Tensor:
         """Mean of each pixel over the training images, ``(D,)``, on the scale of x."""
-        mean = self.splits["train"].images.double().mean(0)
+        images = self.splits["train"].images
+        mean = images.sum(0, dtype=torch.float64) / len(images)
         if self.binarisation == "dynamic":
             return (mean / 255).float()
         scale, shift = self._affine()
@@ -186,6 +187,7 @@ class StaticMNIST(pl.LightningDataModule):
             transform=self._fresh_noise() if split == "train" else None,
             scale=scale,
             shift=shift,
+            device=self.trainer.strategy.root_device if self.trainer else "cpu",
         )
 
     def _affine(self) -> tuple[float, float]:

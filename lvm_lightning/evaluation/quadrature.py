@@ -10,6 +10,7 @@ import torch
 from scipy.integrate import quad_vec
 from torch import Tensor
 
+from lvm_lightning.bounds import log_sum_exp
 from lvm_lightning.integration import normal_grid
 
 CHUNK = 1024
@@ -57,15 +58,17 @@ class GridQuadrature:
         self.points = len(z)
         self._log_lik = log_lik
         even = (z / spacing).round().sum(-1) % 2 == 0  # every other point, as on a chessboard
-        self._chunks = [
-            (decode(z_chunk.unsqueeze(1)), log_weight_chunk.unsqueeze(1), even_chunk)
-            for z_chunk, log_weight_chunk, even_chunk in zip(
-                z.to(device, torch.float32).split(CHUNK),
-                log_weight.to(device, torch.float32).split(CHUNK),
-                even.to(device).split(CHUNK),
-                strict=True,
-            )
-        ]
+        self._even, self._odd = (
+            [
+                (decode(z_chunk.unsqueeze(1)), log_weight_chunk.unsqueeze(1))
+                for z_chunk, log_weight_chunk in zip(
+                    z[half].to(device, torch.float32).split(CHUNK),
+                    log_weight[half].to(device, torch.float32).split(CHUNK),
+                    strict=True,
+                )
+            ]
+            for half in (even, ~even)
+        )
 
     def log_marginal(self, x: Tensor) -> Tensor:
         """log p(x), ``(B, D) → (B,)``, nats."""
@@ -78,14 +81,16 @@ class GridQuadrature:
         difference shows, is an estimate of the whole grid's from above. It matters: a sharp posterior of a trained
         model can be narrower than the grid.
         """
-        fine = x.new_full((len(x),), -torch.inf)
-        coarse = fine.clone()
-        for parameters, log_weight, even in self._chunks:
-            log_joint = self._log_lik(parameters, x) + log_weight  # (M, B)
-            fine = torch.logaddexp(fine, log_joint.logsumexp(0))
-            if bool(even.any()):
-                coarse = torch.logaddexp(coarse, log_joint[even].logsumexp(0))
-        return fine, (fine - (coarse + math.log(2))).abs()
+        even, odd = self._log_sum(self._even, x), self._log_sum(self._odd, x)
+        log_p = torch.logaddexp(even, odd)
+        return log_p, (log_p - (even + math.log(2))).abs()
+
+    def _log_sum(self, chunks: list[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
+        """log Σ_m exp(log weight + log p(x|z_m)) over the points of some chunks, ``(B,)``."""
+        total = x.new_full((len(x),), -torch.inf)
+        for parameters, log_weight in chunks:
+            total = torch.logaddexp(total, log_sum_exp(self._log_lik(parameters, x) + log_weight, 0))
+        return total
 
 
 class AdaptiveQuadrature:

@@ -20,6 +20,7 @@ from lvm_lightning.evaluation.quadrature import AdaptiveQuadrature, GridQuadratu
 from lvm_lightning.evaluation.quantity import Quantity
 from lvm_lightning.evaluation.report import FinishedBatches
 from lvm_lightning.likelihoods import Bernoulli, Likelihood
+from lvm_lightning.portions import in_blocks
 from lvm_lightning.priors import Prior, StandardNormal
 from lvm_lightning.proposals import Proposal
 from lvm_lightning.randomness import Purpose, generator_for
@@ -65,6 +66,8 @@ class LatentVariableModule(pl.LightningModule, ABC):
     """What a reader of the last test should know before believing it."""
     finished: FinishedBatches | None = None
     """Where the results of finished test batches are kept, so that a test that was killed can go on."""
+    quadrature_spacing: float = 0.05
+    """Distance of the grid points that log p(x) is measured with where K = 2."""
     latents: Latents | None = None
     """What the last validation found about the proposals, in a module that has an encoder."""
 
@@ -73,6 +76,13 @@ class LatentVariableModule(pl.LightningModule, ABC):
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
         self.evaluation, self.per_example, self.notes = [], {}, []
         self.val_bound = CatMetric(nan_strategy="error")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As any module's; but Lightning notes the running hook forty times a step, which is no parameter."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     @property
     @abstractmethod
@@ -89,7 +99,17 @@ class LatentVariableModule(pl.LightningModule, ABC):
 
     def log_joint(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x|z) and log p(z): x ``(B, D)``, z ``(*S, B, K)`` → ``(*S, B)`` each, nats."""
-        return self.likelihood.log_prob(self.decode(z), x), self.prior.log_prob(z)
+        return self.log_likelihood(x, z), self.prior.log_prob(z)
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x|z): x ``(B, D)``, z ``(*S, B, K)`` or shared ``(*S, 1, K)`` → ``(*S, B)``, nats.
+
+        Where the points are so many that a training step would not fit, blocks of them are decoded once more in the
+        backward pass.
+        """
+        flat = z.flatten(0, -3) if z.ndim > 3 else z
+        log_lik = in_blocks(lambda points: self.likelihood.log_prob(self.decode(points), x), flat)
+        return log_lik.unflatten(0, z.shape[:-2]) if z.ndim > 3 else log_lik
 
     def simulate(self, like: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """x ~ p(x) in the shape of ``like`` ``(B, D)``, and the z ``(B, K)`` that it came from: a sample of p(z|x)."""
@@ -123,7 +143,11 @@ class LatentVariableModule(pl.LightningModule, ABC):
         if self.prior.dim == 1:
             return AdaptiveQuadrature(self.decode, self.likelihood.log_prob, device=self.device)
         with self.full_precision():
-            return GridQuadrature(self.decode, self.likelihood.log_prob, self.prior.dim, device=self.device)
+            return GridQuadrature(
+                *(self.decode, self.likelihood.log_prob, self.prior.dim),
+                spacing=self.quadrature_spacing,
+                device=self.device,
+            )
 
     @property
     def latent_dtype(self) -> torch.dtype:
@@ -221,6 +245,22 @@ class LatentVariableModule(pl.LightningModule, ABC):
             )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Drop the gradients; torch's own way tells a profiler of it, which takes longer than dropping them."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As Lightning's, which looks through the trainer at each step also where nothing is to be clipped."""
+        if gradient_clip_val is not None:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def noise(self, purpose: Purpose, step: int) -> torch.Generator:
         """Generator of one step's noise, the same in every process and after a resume."""
         return generator_for(torch.initial_seed(), purpose, step)
@@ -229,13 +269,14 @@ class LatentVariableModule(pl.LightningModule, ABC):
         """Context of all evaluation: float32, whatever precision trains."""
         return torch.autocast(self.device.type, enabled=False)
 
-    def maximise(self, bound: Tensor, surrogate: Tensor | None = None) -> dict[str, Tensor]:
-        """What ``training_step`` returns for a bound ``(B,)``: the loss is minus its mean, and nothing else.
+    def maximise(self, objective: Tensor, bound: Tensor) -> dict[str, Tensor]:
+        """What ``training_step`` returns: the loss is minus the mean of what is raised, and nothing else.
 
-        Where a surrogate ``(B,)`` carries the gradient, the loss is minus the surrogate's mean; the number that is
-        logged stays the bound.
+        Args:
+            objective: what is raised, ``(B,)`` or its mean ``()``: the bound itself, or a surrogate with its value and
+                an estimator's gradient.
+            bound: the bound ``(B,)`` in nats, which is logged.
         """
-        objective = bound if surrogate is None else surrogate
         return {"loss": -objective.mean(), "bound": bound.detach().mean()}
 
     def on_validation_epoch_end(self) -> None:

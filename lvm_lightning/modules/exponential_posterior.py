@@ -119,7 +119,7 @@ class ExponentialPosterior(LatentVariableModule):
         draw = self.objective.draw(Exponential(self.log_rate, len(batch.x)), noise)
         log_lik, log_prior = self.log_joint(batch.x.double(), draw.z)
         bound = self.objective.bound((log_lik + (log_prior - draw.log_q)).detach())
-        return self.maximise(bound, self.objective.surrogate(draw, log_lik, log_prior))
+        return self.maximise(self.objective.surrogate(draw, log_lik, log_prior), bound)
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Keep θ a positive number, whatever the learning rate."""

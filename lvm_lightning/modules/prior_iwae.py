@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.aggregation import CatMetric
 
-from lvm_lightning.argtypes import PositiveInt
+from lvm_lightning.argtypes import PositiveFloat, PositiveInt
 from lvm_lightning.bounds import nested_iw_elbo
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.evaluation.quadrature import Quadrature
@@ -23,6 +23,7 @@ from lvm_lightning.modules.base import (
     OptimizerCallable,
 )
 from lvm_lightning.networks import MLP
+from lvm_lightning.portions import mean_in_portions
 from lvm_lightning.priors import StandardNormal
 from lvm_lightning.randomness import Purpose
 
@@ -30,8 +31,9 @@ DecoderCallable = Callable[[int, int], nn.Module]
 OutputBias = Literal["logit", "log", "zero"]
 
 
-SHARED_FROM = 1024
-"""Draws that are so many hide that neighbouring images share them, and cost a decoding each only once."""
+SHARED_FROM, SHARED_BY = 1024, 50
+"""Draws that are so many hide that neighbouring images share them, and cost a decoding each only once; in a test so
+many images share them."""
 
 
 class PriorIWAE(LatentVariableModule):
@@ -52,6 +54,8 @@ class PriorIWAE(LatentVariableModule):
         output_bias: where the output bias starts: ``logit`` of the training images' pixel means, their ``log``
             (the teaching source's choice), or ``zero``.
         decoder: (K, D) → network z ``(*, K)`` → logits ``(*, D)``.
+        quadrature_spacing: distance of the grid points that ``test`` measures log p(x) with where K = 2. A sharper
+            posterior needs a finer grid; the grid's error stands beside the value.
         data_dim: number D of pixels.
         optimizer: parameters → optimiser.
         lr_scheduler: optimiser → learning-rate schedule, stepped once a training step; none keeps the rate.
@@ -74,8 +78,9 @@ class PriorIWAE(LatentVariableModule):
         share_points: bool = True,
         output_bias: OutputBias = "logit",
         decoder: DecoderCallable = MLP,
+        quadrature_spacing: PositiveFloat = 0.05,
         data_dim: PositiveInt = 784,
-        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-3),
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-3, fused=True),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(optimizer, lr_scheduler)
@@ -86,6 +91,7 @@ class PriorIWAE(LatentVariableModule):
         self.forget_callables()
         self.J, self.N = outer_samples, inner_samples
         self.points, self.share_points, self.output_bias = points, share_points, output_bias
+        self.quadrature_spacing = quadrature_spacing
         self.prior = StandardNormal(latent_dim)
         self.likelihood = Bernoulli()
         self.decoder = decoder(latent_dim, data_dim)
@@ -107,7 +113,7 @@ class PriorIWAE(LatentVariableModule):
 
     def log_weights(self, x: Tensor, z: Tensor) -> Tensor:
         """log w = log p(x|z): x ``(B, D)``, z ``(*S, B, K)`` or shared ``(*S, 1, K)`` → ``(*S, B)``, nats."""
-        return self.likelihood.log_prob(self.decode(z), x)
+        return self.log_likelihood(x, z)
 
     def draw_log_weights(self, batch: Batch, samples: int, generator: torch.Generator) -> Tensor:
         """log p(x|z) at S i.i.d. prior draws, ``(S, B)``; from 1,024 draws on, the images of the batch share them."""
@@ -127,9 +133,14 @@ class PriorIWAE(LatentVariableModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One step up the bound: mean over J of the N-sample log-mean-exp of p(x|z), z ~ p(z)."""
         z = self.training_points(batch, "train", self.global_step)
-        log_w = self.log_weights(batch.x, z)  # (J, N, B)
-        bound = nested_iw_elbo(log_w)
-        return self.maximise(bound)
+        if self.share_points:
+            return self.maximise(*self._objective(z, batch.x))
+        return self.maximise(*mean_in_portions(self._objective, [z, batch.x], [*self.parameters()], self.samples))
+
+    def _objective(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What is raised and what is reported, ``(B,)``: z ``(J, N, B, K)`` or shared ``(J, N, 1, K)``."""
+        bound = nested_iw_elbo(self.log_weights(x, z))
+        return bound, bound.detach()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The training bound on held-out images, with the same points at every validation."""
@@ -149,14 +160,24 @@ class PriorIWAE(LatentVariableModule):
 
     def _measure(self, batch: Batch, batch_idx: int) -> Tensor:
         """A column for each of :meth:`_columns`, ``(B, columns)``, float64."""
-        z = self._own_points("iid", batch, self.noise("test", batch_idx))
-        values = [nested_iw_elbo(self._evaluate(batch.x, z))]
+        values = [nested_iw_elbo(self._test_log_weights(batch, self.noise("test", batch_idx)))]
         with self.full_precision():
             if self._quadrature is not None:
                 values += self._quadrature.measure(batch.x)
             if self._reference_logits is not None:
                 values.append(self.likelihood.log_prob(self._reference_logits, batch.x))
         return torch.stack([value.double() for value in values], -1)
+
+    def _test_log_weights(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """log w at i.i.d. points, ``(J, N, B)``: each image's own, or from 1,024 on each fiftieth image's new ones."""
+        if self.samples < SHARED_FROM:
+            return self._evaluate(batch.x, self._own_points("iid", batch, generator))
+        groups = -(-batch.total // SHARED_BY)
+        z = self._prior_points("iid", self.samples, groups, generator).view(self.J, self.N, groups, -1)
+        group = (batch.start + torch.arange(len(batch.x))) // SHARED_BY  # of the global batch, whoever holds the rows
+        parts = batch.x.split(group.unique_consecutive(return_counts=True)[1].tolist() or [0])
+        first = int(group[0]) if len(group) else 0
+        return torch.cat([self._evaluate(x, z[:, :, g : g + 1]) for g, x in enumerate(parts, first)], dim=-1)
 
     def _columns(self) -> dict[str, tuple[Kind, int]]:
         """Name → (kind, samples) of what a test measures of each image."""

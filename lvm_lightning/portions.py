@@ -1,0 +1,110 @@
+"""Large batches in little memory: portions of a batch one after the other, and blocks of samples computed twice.
+
+On a processor, tensors that outgrow its cache cost more than the arithmetic on them, and those of 32 MB and more are
+also mapped and unmapped at each step; on any device, they set the largest number of samples that fits.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+PerExample = Callable[..., tuple[Tensor, Tensor]]
+"""Rows of tensors → (what to raise, what to report), ``(b,)`` each."""
+
+WHOLE = {"cpu": 8192}
+"""Latent points, by device, that a batch may have to be left whole; else its portions have half as many."""
+BLOCK = {"cpu": 2**15}
+"""Latent points that one graph may hold before blocks of them are computed again in the backward pass."""
+LARGE = 2**18
+"""Both for other devices, which need large products: 784 float32 columns then take 0.8 GB."""
+
+
+def mean_in_portions(
+    objective: PerExample, tensors: Sequence[Tensor], parameters: Sequence[Tensor], points: int
+) -> tuple[Tensor, Tensor]:
+    """Mean over the batch of an objective whose examples do not depend on each other.
+
+        F = 1/B Σ_b f(rows b of the tensors)
+
+    The batch is cut so that a portion has few latent points, and each portion is differentiated as soon as it is
+    computed: its activations are gone before the next one starts, and nothing is computed twice. A batch that is one
+    portion is left to autograd.
+
+    Args:
+        objective: tensors with b rows → what to raise and what to report, ``(b,)`` each. It may depend, besides its
+            arguments, on ``parameters``, and on nothing else that needs a gradient.
+        tensors: each ``(*, B, D)``: the batch is the axis before the last.
+        parameters: leaves that ``objective`` depends on.
+        points: latent points that an example takes.
+
+    Returns:
+        F ``()``, with gradients for ``tensors`` and ``parameters``, and what is reported ``(B,)``, without.
+    """
+    whole, batch = WHOLE.get(tensors[0].device.type, LARGE), tensors[0].shape[-2]
+    if batch * points <= whole or batch == 1 or not torch.is_grad_enabled():
+        raised, reported = objective(*tensors)
+        return raised.mean(), reported.detach()
+    rows = max(1, whole // 2 // points)
+    wanted = [p for p in parameters if p.requires_grad]
+    return cast(tuple[Tensor, Tensor], _MeanInPortions.apply(objective, rows, len(tensors), *tensors, *wanted))
+
+
+def in_blocks(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    """A function of latent points, its activations computed again in the backward pass where they are many.
+
+    Args:
+        function: z ``(s, *, K)`` → ``(s, *)``, each sample by itself.
+        z: ``(S, *, K)``.
+
+    Returns:
+        ``(S, *)``, the same numbers as ``function(z)``.
+
+    Reference:
+        Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016.
+    """
+    block = BLOCK.get(z.device.type, LARGE)
+    each = z[0].numel() // z.shape[-1]
+    if len(z) * each <= block or not torch.is_grad_enabled():
+        return function(z)
+    blocks = z.split(max(1, block // each))
+    return torch.cat([checkpoint(function, part, use_reentrant=False) for part in blocks])
+
+
+class _MeanInPortions(torch.autograd.Function):
+    """The mean, its gradient computed on the way forward: it is linear in the cotangent, a single number."""
+
+    @staticmethod
+    def forward(ctx: Any, objective: PerExample, rows: int, count: int, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        tensors, parameters = inputs[:count], inputs[count:]
+        needed = ctx.needs_input_grad[3 : 3 + count]
+        batch, device = tensors[0].shape[-2], tensors[0].device.type
+        raised, reported = [], []
+        of_rows: list[tuple[Tensor, ...]] = []
+        of_parameters = [torch.zeros_like(p) for p in parameters]
+        for parts in zip(*(t.split(rows, dim=-2) for t in tensors), strict=True):
+            with torch.enable_grad():
+                leaves = [part.detach().requires_grad_(need) for part, need in zip(parts, needed, strict=True)]
+                values, numbers = objective(*leaves)
+                mean = values.sum() / batch
+            wanted = [leaf for leaf in leaves if leaf.requires_grad]
+            with torch.autocast(device, enabled=False):
+                found = torch.autograd.grad(mean, [*wanted, *parameters], materialize_grads=True)
+            of_rows.append(found[: len(wanted)])
+            torch._foreach_add_(of_parameters, found[len(wanted) :])
+            raised.append(values.detach())
+            reported.append(numbers.detach())
+        of_tensors = iter([torch.cat(gradients, dim=-2) for gradients in zip(*of_rows, strict=True)])
+        ctx.gradients = [*(next(of_tensors) if need else None for need in needed), *of_parameters]
+        bound = torch.cat(reported)
+        ctx.mark_non_differentiable(bound)
+        return torch.cat(raised).mean(), bound
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, cotangent: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = [None if gradient is None else gradient * cotangent for gradient in ctx.gradients]
+        return (None, None, None, *scaled)
