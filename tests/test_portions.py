@@ -58,11 +58,13 @@ def step(model: LatentVariableModule, batch: Batch) -> tuple[Tensor, Tensor, dic
     )
 
 
+@pytest.mark.parametrize("block", [2**15, 10], ids=["", "in blocks"])
 @pytest.mark.parametrize("kind", ["prior", *MODELS])
-def test_portions_have_the_gradient_of_the_whole(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_portions_have_the_gradient_of_the_whole(kind: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = small(kind), batch_of(images(5).double())
     loss, bound, gradient = step(model, batch)
     monkeypatch.setitem(portions.WHOLE, "cpu", 2 * 2 * 6)  # portions of two images, and one of the fifth
+    monkeypatch.setitem(portions.BLOCK, "cpu", block)
     calls: list[int] = []
     original = type(model)._objective  # type: ignore[attr-defined]
 
