@@ -259,6 +259,11 @@ def test_a_bfloat16_decoder_moves_a_trained_models_bound_by_less_than_a_hundredt
     assert not torch.equal(mixed, exact)  # the decoder did run in bfloat16
 
 
+def test_an_unknown_compiler_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"callbacks.backend: must be one of .*inductor.*, got none_such"):
+        CompiledNetworks(backend="none_such")
+
+
 def test_compiled_networks_train_the_same_weights_under_the_same_names(tmp_path: Path) -> None:
     weights = []
     for callbacks in ([], [CompiledNetworks(backend="aot_eager")]):

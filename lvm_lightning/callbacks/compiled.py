@@ -1,6 +1,7 @@
 """torch.compile for training."""
 
 import lightning.pytorch as pl
+import torch
 from torch import nn
 
 
@@ -14,9 +15,15 @@ class CompiledNetworks(pl.Callback):
         backend: compiler backend of torch.
         mode: how hard Inductor tries: ``reduce-overhead`` replays CUDA graphs, ``max-autotune`` tries kernels.
         dynamic: whether shapes may change without compiling anew; by default torch finds out.
+
+    Raises:
+        ValueError: if torch has no such backend.
     """
 
     def __init__(self, backend: str = "inductor", mode: str | None = None, dynamic: bool | None = None) -> None:
+        known = torch.compiler.list_backends(exclude_tags=())
+        if backend not in known:
+            raise ValueError(f"callbacks.backend: must be one of {', '.join(sorted(known))}, got {backend}")
         self.options = {"backend": backend, "mode": mode, "dynamic": dynamic}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
