@@ -147,7 +147,9 @@ LARGE_STEPS = {
 def test_large_steps_fit_in_three_gigabytes(name: str) -> None:
     model, size = LARGE_STEPS[name]
     script = f"""
-import resource, torch
+import re, resource, sys
+from pathlib import Path
+import torch
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.modules import GaussianVAE, PriorIWAE
 from lvm_lightning.networks import MLP
@@ -157,8 +159,11 @@ x = torch.randint(2, ({size}, 784), generator=torch.Generator().manual_seed(1)).
 output = model.training_step(Batch.whole(x), 0)
 output["loss"].backward()
 assert all(p.grad.isfinite().all() for p in model.parameters())
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+status = Path("/proc/self/status")
+if status.exists():  # getrusage would count what the process was forked from
+    print(1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1]))
+else:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)
-    unit = 1 if sys.platform == "darwin" else 1024
-    assert int(done.stdout) * unit < 3e9
+    assert 5e8 < int(done.stdout) < 3e9

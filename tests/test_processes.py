@@ -52,6 +52,7 @@ def test_a_signal_is_no_success(tmp_path: Path, number: signal.Signals, status: 
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     deadline = time.monotonic() + 90
     while not list(tmp_path.glob("runs/*/version_0/events*")) and time.monotonic() < deadline:
