@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,6 +41,8 @@ IN_TURN = 20
 SIDE = 2048
 PRODUCT = 2 * SIDE**3
 """Operations of the product that the others are held against."""
+RUN = ["--config", "configs/prior_iwae.yaml", "--model.lr_scheduler", "null", "--model.inner_samples", str(SAMPLES)]
+RUN += ["--data.batch_size", str(BATCH)]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 Step = Callable[[], None]
@@ -208,13 +211,14 @@ class BetweenSteps(pl.Callback):
 def fit(folder: Path, count: int) -> Times:
     """Seconds of a step of ``fit``, progress bar, TensorBoard and checkpoints on, and of a bare loop."""
     arguments = [
-        *("fit", "--config", "configs/prior_iwae.yaml", "--model.lr_scheduler", "null", "--model.inner_samples"),
-        *(SAMPLES, "--data.batch_size", BATCH, "--trainer.max_steps", count, "--trainer.val_check_interval", count),
+        *("fit", *RUN, "--trainer.max_steps", count, "--trainer.val_check_interval", count),
         *("--trainer.logger.save_dir", folder, "--trainer.callbacks+=benchmark.BetweenSteps"),
     ]
     own, sys.argv = sys.argv, [PROGRAM, *map(str, arguments)]
-    if main_of_the_command():
-        raise SystemExit("fit failed")
+    with (folder / "fit.log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
+        status = main_of_the_command()
+    if status:
+        raise SystemExit((folder / "fit.log").read_text())
     sys.argv = own
     timed = importlib.import_module("benchmark").BetweenSteps  # this file under the name that the command knows it by
     return {"a step of fit": timed.fit, "a step of a bare loop": timed.bare}
@@ -255,7 +259,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         fitted = fit(Path(folder), arguments.steps)
         run = newest(Path(folder))
-        test = ("test", "--config", run / "config.yaml", "--ckpt_path", run / "checkpoints" / "last.ckpt")
+        test = ("test", *RUN, "--ckpt_path", run / "checkpoints" / "last.ckpt")
         times["lvm-lightning test, 10,000 images"] = [clock(lambda: command(*test), 1)]
     times |= fitted
 
