@@ -11,7 +11,18 @@ if TYPE_CHECKING:
     ClosedUnitInterval = float
     PositiveFloat = float
     NonNegativeFloat = float
+    Repeats = int
 else:
-    from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+    from jsonargparse.typing import (
+        ClosedUnitInterval,
+        NonNegativeFloat,
+        NonNegativeInt,
+        PositiveFloat,
+        PositiveInt,
+        restricted_number_type,
+    )
 
-__all__ = ["ClosedUnitInterval", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt"]
+    # A spread needs two of them; 0 is none.
+    Repeats = restricted_number_type("Repeats", int, [("==", 0), (">=", 2)], join="or")
+
+__all__ = ["ClosedUnitInterval", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "Repeats"]

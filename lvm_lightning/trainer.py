@@ -10,11 +10,12 @@ import torch
 from lightning.pytorch.profilers import Profiler
 
 from lvm_lightning.annealed import Start, write_annealing
-from lvm_lightning.argtypes import NonNegativeInt, PositiveInt
+from lvm_lightning.argtypes import NonNegativeInt, PositiveInt, Repeats
 from lvm_lightning.callbacks.evaluation_report import provenance
 from lvm_lightning.checkpoints import read_checkpoint
 from lvm_lightning.diagnosis import write_diagnosis
 from lvm_lightning.errors import UserError
+from lvm_lightning.evaluation.report import Provenance
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.sampling import write_samples
 from lvm_lightning.tightness import write_tightness
@@ -121,9 +122,7 @@ class Trainer(pl.Trainer):
             output: folder to write ``tightness.png`` and ``tightness.json`` to; the run's folder by default.
             weights_only: stands in the configuration of a training run; a checkpoint is always read that way here.
         """
-        folder = self._restore(model, ckpt_path, output)
-        data = self._prepared(datamodule)
-        about = provenance(self, model, data)
+        folder, data, about = self._opened(model, datamodule, ckpt_path, output)
         rows, paths = write_tightness(model, data, about, folder, largest=largest, images=images, seed=seed)
         print(f"{rows}\n\nwritten to {' and '.join(map(str, paths))}")
 
@@ -160,12 +159,11 @@ class Trainer(pl.Trainer):
             output: folder to write ``annealing.json`` to; the run's folder by default.
             weights_only: stands in the configuration of a training run; a checkpoint is always read that way here.
         """
-        folder = self._restore(model, ckpt_path, output)
-        data = self._prepared(datamodule)
+        folder, data, about = self._opened(model, datamodule, ckpt_path, output)
         text, path = write_annealing(
             model,
             data,
-            provenance(self, model, data),
+            about,
             folder,
             images=images,
             simulated=simulated,
@@ -185,7 +183,7 @@ class Trainer(pl.Trainer):
         ckpt_path: str | None = None,
         images: PositiveInt = 1000,
         samples: PositiveInt = 500,
-        gradient_repeats: NonNegativeInt = 0,
+        gradient_repeats: Repeats = 0,
         seed: NonNegativeInt = 0,
         output: str | None = None,
         weights_only: bool | None = None,
@@ -203,12 +201,11 @@ class Trainer(pl.Trainer):
             output: folder to write ``diagnosis.json`` to; the run's folder by default.
             weights_only: stands in the configuration of a training run; a checkpoint is always read that way here.
         """
-        folder = self._restore(model, ckpt_path, output)
-        data = self._prepared(datamodule)
+        folder, data, about = self._opened(model, datamodule, ckpt_path, output)
         text, path = write_diagnosis(
             model,
             data,
-            provenance(self, model, data),
+            about,
             folder,
             images=images,
             samples=samples,
@@ -217,13 +214,20 @@ class Trainer(pl.Trainer):
         )
         print(f"{text}\n\nwritten to {path}")
 
-    def _prepared(self, datamodule: pl.LightningDataModule | None) -> pl.LightningDataModule:
-        """The data module, read."""
+    def _opened(
+        self,
+        model: LatentVariableModule,
+        datamodule: pl.LightningDataModule | None,
+        ckpt_path: str | None,
+        output: str | None,
+    ) -> tuple[Path, pl.LightningDataModule, Provenance]:
+        """The folder to write to, the data read, and what a number is about; the model with its weights."""
+        folder = self._restore(model, ckpt_path, output)
         if datamodule is None:
             raise UserError("data: this needs a data module, got none; give --data or a config")
         datamodule.prepare_data()
         datamodule.setup("test")
-        return datamodule
+        return folder, datamodule, provenance(self, model, datamodule)
 
     def _restore(self, model: LatentVariableModule, ckpt_path: str | None, output: str | None) -> Path:
         """Load the weights, move the model to the device, and find the folder to write to."""

@@ -224,11 +224,6 @@ def fit(folder: Path, count: int) -> Times:
     return {"a step of fit": timed.fit, "a step of a bare loop": timed.bare}
 
 
-def newest(folder: Path) -> Path:
-    """The run that was made last."""
-    return max(folder.glob("prior_iwae/version_*"), key=lambda run: run.stat().st_mtime)
-
-
 def line(name: str, seconds: list[float], remark: str = "") -> str:
     """One row of the table."""
     low, middle, high = (1e3 * f(seconds) for f in (min, statistics.median, max))
@@ -251,17 +246,17 @@ def main() -> None:
     data = StaticMNIST(batch_size=BATCH)
     data.setup()
     turns = arguments.turns
+    with tempfile.TemporaryDirectory() as folder:
+        fitted = fit(Path(folder), arguments.steps)
+        (run,) = Path(folder).glob("prior_iwae/version_*")
+        test = ("test", *RUN, "--ckpt_path", run / "checkpoints" / "last.ckpt")
+        tested = clock(lambda: command(*test), 1)
     works, operations = steps(data)
     rated: Works = {"float32 product": (product(torch.float32), 3), "bf16 product": (product(torch.bfloat16), 10)}
     times = in_turns(rated | works, turns)
     rates = {name: PRODUCT / statistics.median(times[name]) for name in rated}
     shared = f"N = {SAMPLES} shared points"
-    with tempfile.TemporaryDirectory() as folder:
-        fitted = fit(Path(folder), arguments.steps)
-        run = newest(Path(folder))
-        test = ("test", *RUN, "--ckpt_path", run / "checkpoints" / "last.ckpt")
-        times["lvm-lightning test, 10,000 images"] = [clock(lambda: command(*test), 1)]
-    times |= fitted
+    times |= {"lvm-lightning test, 10,000 images": [tested]} | fitted
 
     threads = torch.get_num_threads()
     device = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"{threads} threads"

@@ -53,8 +53,8 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "checkpoints": {"errors"},
     "trainer": {
-        *{"argtypes", "annealed", "callbacks", "checkpoints", "diagnosis", "errors", "modules", "sampling"},
-        "tightness",
+        *{"argtypes", "annealed", "callbacks", "checkpoints", "diagnosis", "errors", "evaluation", "modules"},
+        *{"sampling", "tightness"},
     },
     "cli": {"callbacks", "checkpoints", "comparison", "errors", "modules", "trainer"},
     "__main__": {"cli"},

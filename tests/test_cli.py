@@ -268,6 +268,10 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
     "missing checkpoint": (["test", "--config", CONFIG, "--ckpt_path", "no.ckpt"], 2, "no such file: no.ckpt"),
     "text as checkpoint": (["test", "--config", CONFIG, "--ckpt_path", "text.ckpt"], 2, "text.ckpt is not a readable"),
     "other checkpoint": (["test", "--config", CONFIG, "--ckpt_path", "other.ckpt"], 2, "other.ckpt holds no trained"),
+    "one repeat": (["diagnose", "--config", CONFIG, "--gradient_repeats", "1"], 2, "repeats.* 1 .*v==0 or v>=2"),
+    "no largest": (["tightness", "--config", CONFIG, "--largest", "0"], 2, "largest.* 0 .*v>0"),
+    "start nowhere": (["anneal", "--config", CONFIG, "--start", "middle"], 2, "start.*'prior', 'encoder'.*middle"),
+    "no spacing": (["test", "--config", CONFIG, "--model.quadrature_spacing", "0"], 2, "spacing.* 0 .*v>0"),
     "no images to draw": (["sample", "--config", CONFIG, "--count", "0"], 2, "count.* 0 .*v>0"),
 }
 

@@ -259,6 +259,16 @@ def test_a_bfloat16_decoder_moves_a_trained_models_bound_by_less_than_a_hundredt
     assert not torch.equal(mixed, exact)  # the decoder did run in bfloat16
 
 
+@pytest.mark.parametrize("clip", [None, 1e-3])
+def test_gradients_are_clipped_where_that_is_asked_for(clip: float | None, tmp_path: Path) -> None:
+    model = small_model(output_bias="zero", optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1.0))
+    before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    options: dict[str, Any] = {"max_steps": 1, "limit_val_batches": 0, "gradient_clip_val": clip}
+    small_trainer(tmp_path, **options).fit(model, SmallImages())
+    step = float((nn.utils.parameters_to_vector(model.parameters()).detach() - before).norm())
+    assert (step == pytest.approx(1e-3, rel=1e-2)) if clip else step > 0.1
+
+
 def test_an_unknown_compiler_is_refused() -> None:
     with pytest.raises(ValueError, match=r"callbacks.backend: must be one of .*inductor.*, got none_such"):
         CompiledNetworks(backend="none_such")

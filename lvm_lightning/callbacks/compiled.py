@@ -14,17 +14,16 @@ class CompiledNetworks(pl.Callback):
     Args:
         backend: compiler backend of torch.
         mode: how hard Inductor tries: ``reduce-overhead`` replays CUDA graphs, ``max-autotune`` tries kernels.
-        dynamic: whether shapes may change without compiling anew; by default torch finds out.
 
     Raises:
         ValueError: if torch has no such backend.
     """
 
-    def __init__(self, backend: str = "inductor", mode: str | None = None, dynamic: bool | None = None) -> None:
+    def __init__(self, backend: str = "inductor", mode: str | None = None) -> None:
         known = torch.compiler.list_backends(exclude_tags=())
         if backend not in known:
             raise ValueError(f"callbacks.backend: must be one of {', '.join(sorted(known))}, got {backend}")
-        self.options = {"backend": backend, "mode": mode, "dynamic": dynamic}
+        self.options = {"backend": backend, "mode": mode}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compile in place."""

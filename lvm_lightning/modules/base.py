@@ -107,9 +107,9 @@ class LatentVariableModule(pl.LightningModule, ABC):
         Where the points are so many that a training step would not fit, blocks of them are decoded once more in the
         backward pass.
         """
-        flat = z.flatten(0, -3) if z.ndim > 3 else z
-        log_lik = in_blocks(lambda points: self.likelihood.log_prob(self.decode(points), x), flat)
-        return log_lik.unflatten(0, z.shape[:-2]) if z.ndim > 3 else log_lik
+        samples = z.reshape(-1, *z.shape[-2:])
+        log_lik = in_blocks(lambda block: self.likelihood.log_prob(self.decode(block), x), samples)
+        return log_lik.view(*z.shape[:-2], -1)
 
     def simulate(self, like: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """x ~ p(x) in the shape of ``like`` ``(B, D)``, and the z ``(B, K)`` that it came from: a sample of p(z|x)."""
