@@ -2,7 +2,15 @@
 
 import sys
 
-from lvm_lightning.cli import main
+
+def run() -> int:
+    """Run the command; the imports, some seconds of them, are interrupted as quietly as the rest."""
+    try:
+        from lvm_lightning.cli import main
+    except KeyboardInterrupt:
+        return 130
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     PositiveFloat = float
     NonNegativeFloat = float
     Repeats = int
+    OrUnlimited = int
 else:
     from jsonargparse.typing import (
         ClosedUnitInterval,
@@ -24,5 +25,14 @@ else:
 
     # A spread needs two of them; 0 is none.
     Repeats = restricted_number_type("Repeats", int, [("==", 0), (">=", 2)], join="or")
+    OrUnlimited = restricted_number_type("OrUnlimited", int, [("==", -1), (">=", 0)], join="or")
 
-__all__ = ["ClosedUnitInterval", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "Repeats"]
+__all__ = [
+    "ClosedUnitInterval",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "OrUnlimited",
+    "PositiveFloat",
+    "PositiveInt",
+    "Repeats",
+]

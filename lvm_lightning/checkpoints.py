@@ -1,17 +1,29 @@
 """Checkpoints, read without running any code in them and held against the configuration."""
 
+import io
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins import TorchCheckpointIO
 
 from lvm_lightning.errors import PROGRAM, UserError
+from lvm_lightning.files import replacing
 
 TRAINING_ONLY = ("optimizer", "lr_scheduler")
 """Model arguments that may differ between a checkpoint and the configuration that evaluates it."""
 EVALUATION_ONLY = ("test_samples", "test_widen", "quadrature_spacing")
 """Model arguments that have no part in training, and may always differ."""
+
+SETTINGS = "lvm_lightning_settings"
+"""Key of :func:`settings_of` in a checkpoint."""
+TRAINER_SETTINGS = (
+    *("precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
+    *("limit_train_batches", "overfit_batches"),
+)
+"""Settings of the trainer that the steps depend on."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -21,7 +33,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: if the file is missing or is not a checkpoint of this package.
     """
     try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Detected pickle protocol"
+            )  # of a file that is refused or read all the same
+            checkpoint = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise UserError(f"ckpt_path: no such file: {path}; give a checkpoint that '{PROGRAM} fit' wrote") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
@@ -31,6 +47,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"ckpt_path: {path} holds no trained model; give a checkpoint that '{PROGRAM} fit' wrote")
     return checkpoint
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are whole or not there, and whose reading runs no code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write it beside ``path``, force it onto the disk, and put it in its place in one step.
+
+        Lightning's own goes through the folder of temporary files, which may lie on another disk.
+        """
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        with replacing(Path(path), durable=True) as file:
+            file.write(content.getbuffer())
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """As :func:`read_checkpoint`, whatever is asked."""
+        return read_checkpoint(Path(path))
 
 
 def require_same_model(path: Path, checkpoint: dict[str, Any], model: dict[str, Any], subcommand: str) -> None:
@@ -54,6 +90,50 @@ def require_same_model(path: Path, checkpoint: dict[str, Any], model: dict[str, 
                 f"model.{name}: the checkpoint was trained with {saved.get(name)!r}, the configuration says "
                 f"{configured.get(name)!r}; use the run's own configuration, --config {run_of(path) / 'config.yaml'}"
             )
+
+
+def settings_of(configuration: dict[str, Any]) -> dict[str, Any]:
+    """What the steps of a run depend on besides the model, of a configuration in plain values."""
+    data, trainer = dict(configuration.get("data") or {}), configuration.get("trainer") or {}
+    chosen = {name: value for name, value in (data.get("init_args") or {}).items() if name != "folder"}
+    return {
+        "seed_everything": configuration.get("seed_everything"),
+        "data": {"class_path": data.get("class_path"), **chosen},
+        "trainer": {name: trainer.get(name) for name in TRAINER_SETTINGS},
+    }
+
+
+def require_same_run(path: Path, checkpoint: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """Refuse to go on with another seed or other data; what else differs is told.
+
+    Args:
+        path: the checkpoint's.
+        checkpoint: its content.
+        settings: :func:`settings_of` the configuration.
+
+    Returns:
+        A sentence for each setting of the trainer that differs: the user may want to change it.
+
+    Raises:
+        UserError: naming the first difference that is not allowed, both values and the cure.
+    """
+    saved = checkpoint.get(SETTINGS)
+    if saved is None:
+        return []
+    pairs = {"seed_everything": (saved["seed_everything"], settings["seed_everything"])}
+    for name in saved["data"].keys() | settings["data"].keys():
+        pairs[f"data.{name}"] = (saved["data"].get(name), settings["data"].get(name))
+    for name, (then, now) in sorted(pairs.items(), key=lambda item: item[0] != "data.class_path"):
+        if then != now:
+            raise UserError(
+                f"{name}: the run was started with {then!r}, the configuration says {now!r}; go on with the run's own, "
+                f"--config {run_of(path) / 'config.yaml'}"
+            )
+    return [
+        f"trainer.{name}: the run was started with {then!r} and goes on with {settings['trainer'][name]!r}"
+        for name, then in saved["trainer"].items()
+        if then != settings["trainer"][name]
+    ]
 
 
 def run_of(checkpoint: Path) -> Path:

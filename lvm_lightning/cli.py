@@ -1,61 +1,114 @@
 """The command ``lvm-lightning``: LightningCLI with one-line errors, run folders and subcommands of its own."""
 
-import os
+import contextlib
+import logging
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any
 
 import lightning.pytorch as pl
+import yaml
 from jsonargparse import Namespace
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.trainer.states import TrainerFn
 
 from lvm_lightning.callbacks import (
     BoundProgressBar,
     EvaluationReport,
     ExponentialPictures,
+    FiniteGuard,
     Pictures,
     PosteriorPictures,
     Predictions,
     RunCheckpoint,
+    TakeSignals,
     TrainingBound,
 )
-from lvm_lightning.checkpoints import read_checkpoint, require_same_model, run_of
+from lvm_lightning.callbacks.run_checkpoint import LAST
+from lvm_lightning.callbacks.run_folder import run_folder
+from lvm_lightning.checkpoints import (
+    SETTINGS,
+    read_checkpoint,
+    require_same_model,
+    require_same_run,
+    run_of,
+    settings_of,
+)
 from lvm_lightning.comparison import ComparisonError, compare
-from lvm_lightning.errors import PROGRAM, UserError, one_line
+from lvm_lightning.errors import PROGRAM, UserError, debugging, one_line
+from lvm_lightning.files import free_bytes, replacing
 from lvm_lightning.modules import ExponentialPosterior, GaussianVAE
 from lvm_lightning.modules.base import LatentVariableModule
+from lvm_lightning.parsing import Parser
+from lvm_lightning.runs import (
+    as_list,
+    continue_run_folder,
+    logger_arguments,
+    newest_checkpoint,
+    remove_if_empty,
+    take_run_folder,
+)
+from lvm_lightning.signals import Stopped, StopSignals
 from lvm_lightning.trainer import OWN_SUBCOMMANDS, Trainer
 
 DESCRIPTION = f"Latent-variable models on PyTorch Lightning. '{PROGRAM} compare RUN RUN …' puts runs side by side."
+ARGUMENT_ERRORS = (ValueError, TypeError, MisconfigurationException, ModuleNotFoundError, NotImplementedError)
+CHECKPOINTS, OTHER_FILES = 3, 20_000_000
+"""Checkpoints that a run may have at a time, each with two moments of every weight; bytes of everything else."""
 NEEDS_CHECKPOINT = ("validate", "test", "predict", *OWN_SUBCOMMANDS)
 
 
-class Parser(LightningArgumentParser):
-    """A parser whose errors are one line and exit with status 2."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Report the mistake and exit; with ``LVM_DEBUG=1``, with its traceback."""
-        if debugging() and ex is not None:
-            raise ex
-        command = self.prog.replace(" [options]", "")
-        print(f"{PROGRAM}: error: {one_line(message)}; '{command} --help' lists the arguments", file=sys.stderr)
-        sys.exit(2)
-
-
 class SaveRunConfig(SaveConfigCallback):
-    """Save the resolved configuration beside a training run; evaluating a run leaves its ``config.yaml`` alone."""
+    """Save the resolved configuration beside a training run, and in its checkpoints what a resumed run must share.
+
+    Evaluating a run leaves its ``config.yaml`` alone. The saved file names no checkpoint and no version: whoever trains
+    with it starts a new run.
+    """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Save when training starts."""
+        self._folder = run_folder(trainer)
         if stage == "fit":
             super().setup(trainer, pl_module, stage)
 
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write the file, in one step. Lightning asks one process."""
+        config = self.config.clone()
+        config["ckpt_path"] = None
+        if "version" in (logger := logger_arguments(config)):
+            logger.version = None
+        with replacing(self._folder / self.config_filename) as file:
+            file.write(self.parser.dump(config, skip_none=False).encode())
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the settings that the steps depend on, as plain values."""
+        checkpoint[SETTINGS] = settings_of(plain(self.parser, self.config))
+
 
 class CLI(LightningCLI):
-    """LightningCLI that refuses to evaluate an untrained model or to replace what the user asked for."""
+    """LightningCLI that refuses to evaluate an untrained model, to replace what the user asked for, or to lose a run.
+
+    Args:
+        stop: what SIGTERM and Ctrl-C do.
+        **kwargs: LightningCLI's.
+    """
+
+    def __init__(self, stop: StopSignals, **kwargs: Any) -> None:
+        self.stop = stop
+        self._new_folder: Path | None = None
+        try:
+            super().__init__(**kwargs)
+        finally:
+            if self._new_folder is not None:
+                remove_if_empty(self._new_folder)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -95,7 +148,11 @@ class CLI(LightningCLI):
         if settings.get("ckpt_path") is not None:
             path = Path(settings.ckpt_path)
             self._dump_config()
-            require_same_model(path, read_checkpoint(path), self.config_dump["model"], self.config.subcommand)
+            checkpoint = read_checkpoint(path)
+            require_same_model(path, checkpoint, self.config_dump["model"], self.config.subcommand)
+            if self.config.subcommand == "fit":
+                for note in require_same_run(path, checkpoint, settings_of(self.config_dump)):
+                    print(f"{PROGRAM}: note: {note}", file=sys.stderr)
             continue_run_folder(settings, path)
         elif self.config.subcommand in NEEDS_CHECKPOINT:
             raise UserError(
@@ -103,22 +160,51 @@ class CLI(LightningCLI):
                 "and give --ckpt_path last, best, or a path"
             )
 
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            given = self.config[self.subcommand].get("seed_everything")
+            raise UserError(f"seed_everything: must be from 0 to 4,294,967,295, got {given}") from error
+
+    def before_instantiate_classes(self) -> None:
+        """Take a folder for a new run, which no other process then takes, and nothing that is there."""
+        settings = self.config[self.subcommand]
+        if self.subcommand == "fit" and not settings.trainer.get("fast_dev_run") and process_rank() == 0:
+            self._new_folder = take_run_folder(settings)
+
     def instantiate_classes(self) -> None:
         """Make the model, the data and the trainer; an argument that one of them refuses is the user's mistake."""
         try:
             super().instantiate_classes()
-        except ValueError as error:
+        except ARGUMENT_ERRORS as error:
             raise UserError(str(error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """The trainer with the callbacks that fit its switches."""
+        """The trainer with the callbacks that fit its switches, once the model and the data are known to fit it."""
+        settings = self.config[self.subcommand].trainer
+        self.model.check_data(self.datamodule)
+        if self.subcommand == "fit":
+            self.model.make_optimizer(max(0, settings.get("max_steps", 0)))
+        try:
+            return self._instantiate_our_trainer(**kwargs)
+        except ARGUMENT_ERRORS as error:
+            names = ("accelerator", "devices", "strategy", "precision")
+            received = ", ".join(f"{name} {settings.get(name)}" for name in names)
+            if str(error).startswith("trainer."):  # ours, which names the argument itself
+                raise
+            raise UserError(f"trainer: {error} (got {received})") from error
+
+    def _instantiate_our_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = self._get(self.config_init, "trainer")
         keys = self._parser(self.subcommand).callback_keys
-        own: list[pl.Callback] = []
+        own: list[pl.Callback] = [TakeSignals(self.stop), FiniteGuard()]
         if trainer.get("enable_progress_bar") is not False:
             own.append(BoundProgressBar())
         if trainer.get("enable_checkpointing") is False:
             keys.remove("checkpoint")
+        else:
+            self._get(self.config_init, "checkpoint").stop = self.stop
         if trainer.get("fast_dev_run"):
             keys.clear()  # it leaves nothing behind
         else:
@@ -141,61 +227,92 @@ class CLI(LightningCLI):
             callbacks.append(PosteriorPictures())
         return callbacks
 
+    def before_fit(self) -> None:
+        """Find out now what would fail later: reading the data, and the room on the disk."""
+        self.datamodule.prepare_data()
+        self.datamodule.setup("fit")
+        try:
+            self.datamodule.train_dataloader()
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        folder = self._new_folder or Path(self.trainer.default_root_dir)
+        need = CHECKPOINTS * 3 * sum(p.numel() * p.element_size() for p in self.model.parameters()) + OTHER_FILES
+        if free_bytes(folder) < need:
+            raise OSError(
+                f"{folder}: the disk has {free_bytes(folder) / 1e6:,.0f} MB left, a run needs about {need / 1e6:,.0f} "
+                "MB; free some, or name another folder as --trainer.logger.save_dir"
+            )
+
     def after_fit(self) -> None:
         """Test the trained model, if asked to."""
         if self._get(self.config_init, "test_after_fit"):
             self.trainer.test(self.model, self.datamodule, verbose=False)
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; who stops it, or what does, learns how to go on."""
+        try:
+            super()._run_subcommand(subcommand)
+        except Stopped as stopped:
+            if self.trainer.strategy.launcher is not None and not stopped.agreed:
+                self.trainer.strategy.launcher.kill(stopped.number)
+            stopped.advice = self._how_to_go_on(subcommand)
+            stopped.alone = not started_by_lightning(self.trainer)
+            raise
+        except (OSError, RuntimeError) as error:
+            told = what_happened(error)
+            if told is None:
+                raise
+            raise RuntimeError(f"{told}; {self._how_to_go_on(subcommand)}".removesuffix("; ")) from error
 
-def as_list(value: Any) -> list[Any]:
-    """None is no entry; a single value is one entry."""
-    if value is None:
-        return []
-    return value if isinstance(value, list) else [value]
-
-
-def newest_checkpoint(settings: Namespace, name: str) -> Path:
-    """``last`` or ``best`` of the newest run under the configured logger's folder.
-
-    Raises:
-        UserError: if no run there has that checkpoint.
-    """
-    logger = logger_arguments(settings)
-    folder = Path(logger.get("save_dir") or ".") / (logger.get("name") or "")
-    found = folder.glob(f"version_*/checkpoints/{name}.ckpt")
-    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
-    if newest is None:
-        raise UserError(
-            f"ckpt_path: no run under {folder} has a {name!r} checkpoint; run '{PROGRAM} fit' or give a path"
-        )
-    return newest
-
-
-def continue_run_folder(settings: Namespace, checkpoint: Path) -> None:
-    """Point the logger at the folder of the checkpoint's run, so that its results lie together."""
-    run = run_of(checkpoint)
-    logger = logger_arguments(settings)
-    if checkpoint.parent.name == "checkpoints" and "version" in logger:
-        logger.save_dir, logger.name, logger.version = str(run.parent.parent), run.parent.name, run.name
+    def _how_to_go_on(self, subcommand: str) -> str:
+        """The command that goes on from the last checkpoint, or from the finished batches of a test."""
+        if subcommand != "fit" or self.trainer.state.fn == TrainerFn.TESTING:
+            return (
+                "run the same command again; a test goes on from its finished batches" if subcommand == "test" else ""
+            )
+        folder = getattr(self.trainer.checkpoint_callback, "dirpath", None)
+        last = Path(folder or ".") / LAST
+        if folder is None or not last.exists():
+            return "nothing had been saved yet"
+        step = read_checkpoint(last)["global_step"]
+        config = run_of(last) / "config.yaml"
+        return f"saved after step {step:,}; go on with: {PROGRAM} fit --config {config} --ckpt_path {last}"
 
 
-def logger_arguments(settings: Namespace) -> Namespace:
-    """Arguments of the configured logger, empty where there is none."""
-    logger = as_list(settings.trainer.get("logger"))
-    arguments = logger[0].get("init_args") if logger and isinstance(logger[0], Namespace) else None
-    return cast(Namespace, arguments or Namespace())
+def what_happened(error: OSError | RuntimeError) -> str | None:
+    """An error of the machine, or of the connection between processes, in words; None for any other."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+    lost = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "DistBackendError")
+    if any(words in str(error) for words in lost):
+        return "another process of this run has ended, or cannot be reached"
+    return None
 
 
-def debugging() -> bool:
-    """Whether the user asked for tracebacks."""
-    return os.environ.get("LVM_DEBUG", "") not in ("", "0")
+def process_rank() -> int:
+    """Number of this process, as its launcher gave it."""
+    return _get_rank() or 0
+
+
+def started_by_lightning(trainer: pl.Trainer) -> bool:
+    """Whether this is a process that the main one started: that one answers for both."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
+
+
+def plain(parser: Any, config: Namespace) -> dict[str, Any]:
+    """A configuration as plain values."""
+    content: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False, skip_validation=True))
+    return content
 
 
 def compare_runs(arguments: list[str]) -> int:
     """``compare RUN RUN …``: needs no model, and so none of LightningCLI's arguments."""
-    if not arguments or {"-h", "--help"} & set(arguments):
+    if not arguments:
+        raise UserError(f"RUN: compare needs the folders of two runs or more, got none; '{PROGRAM} compare --help'")
+    if {"-h", "--help"} & set(arguments):
         print(f"usage: {PROGRAM} compare RUN RUN …\n\n{(compare.__doc__ or '').split('Raises')[0].rstrip()}")
-        return 0 if arguments else 2
+        return 0
     try:
         print(compare([Path(argument) for argument in arguments]))
     except ComparisonError as error:
@@ -209,10 +326,12 @@ def main() -> int:
     Returns:
         Its exit status: 0, 1 for a failure, 2 for wrong arguments, 130 after Ctrl-C, 143 after SIGTERM.
     """
+    stop = StopSignals()
+    stop.install()
     try:
         if sys.argv[1:2] == ["compare"]:
             return compare_runs(sys.argv[2:])
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), advertisements_left_out():
             # Lightning 2.6 calls this under torch 2.15; nothing that a user can change.
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
             # The summary then counts bytes as for float32, and says so.
@@ -220,6 +339,7 @@ def main() -> int:
             # A run's folder is new unless the user resumes it, and then its checkpoints are meant to be there.
             warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
             CLI(
+                stop=stop,
                 trainer_class=Trainer,
                 model_class=LatentVariableModule,
                 subclass_mode_model=True,
@@ -228,21 +348,42 @@ def main() -> int:
                 parser_class=Parser,
                 parser_kwargs={"prog": PROGRAM, "description": DESCRIPTION},
                 save_config_callback=SaveRunConfig,
-                save_config_kwargs={"overwrite": True},
+                save_config_kwargs={"save_to_log_dir": False},
                 seed_everything_default=0,
                 auto_configure_optimizers=False,
             )
-    except SIGTERMException:
-        return 143
-    except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit status 1
-            return 130
-        return stop.code if isinstance(stop.code, int) else 1
-    except KeyboardInterrupt:
-        return 130
+    except Stopped as stopped:
+        if not stopped.alone:
+            return 0
+        print("; ".join(filter(None, [f"{PROGRAM}: {stopped}", stopped.advice])), file=sys.stderr)
+        return stopped.status
+    except SystemExit as stopped:
+        return stopped.code if isinstance(stopped.code, int) else 1
     except Exception as error:
         if debugging():
             raise
-        print(f"{PROGRAM}: error: {one_line(str(error) or type(error).__name__)}", file=sys.stderr)
+        rank = f"[process {process_rank()}] " if process_rank() else ""
+        print(f"{PROGRAM}: error: {rank}{one_line(str(error) or type(error).__name__)}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
+    finally:
+        stop.restore()
     return 0
+
+
+@contextlib.contextmanager
+def advertisements_left_out() -> Iterator[None]:
+    """Of Lightning's messages, leave out tips for its products, and what every run says: the seed is in its config."""
+    left_out = ("💡 Tip", "Seed set to", "`weights_only` was not set")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not any(words in record.getMessage() for words in left_out)
+
+    names = ("lightning", "lightning.pytorch", "lightning.fabric")
+    handlers = [handler for name in names for handler in logging.getLogger(name).handlers]
+    for handler in handlers:
+        handler.addFilter(wanted)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(wanted)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from lvm_lightning.figures import darkness, image_grid, render, save_png
+from lvm_lightning.files import write_arrays
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.randomness import generator_for
 
@@ -33,9 +33,8 @@ def write_samples(
         parameters = model.decode(z)
         mean = model.likelihood.mean(parameters).cpu().view(-1, *image_shape)
         x = model.likelihood.sample(parameters, generator).cpu().view(-1, *image_shape)
-    folder.mkdir(parents=True, exist_ok=True)
     picture, array = folder / "samples.png", folder / "samples.npz"
     save_png(render(image_grid(darkness(x, pixel_range), f"{count} samples x ~ p(x)")), picture)
     images = x if model.likelihood.density else x.to(torch.uint8)
-    np.savez(array, x=images.numpy(), mean=mean.numpy(), z=z.cpu().numpy())
+    write_arrays(array, {"x": images.numpy(), "mean": mean.numpy(), "z": z.cpu().numpy()})
     return picture, array

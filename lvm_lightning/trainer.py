@@ -3,16 +3,24 @@
 import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.pytorch.plugins import CheckpointIO, LayerSync, Precision
 from lightning.pytorch.profilers import Profiler
 
 from lvm_lightning.annealed import Start, write_annealing
-from lvm_lightning.argtypes import NonNegativeInt, PositiveInt, Repeats
+from lvm_lightning.argtypes import (
+    NonNegativeInt,
+    OrUnlimited,
+    PositiveFloat,
+    PositiveInt,
+    Repeats,
+)
 from lvm_lightning.callbacks.evaluation_report import provenance
-from lvm_lightning.checkpoints import read_checkpoint
+from lvm_lightning.checkpoints import SafeCheckpointIO, read_checkpoint
 from lvm_lightning.diagnosis import write_diagnosis
 from lvm_lightning.errors import UserError
 from lvm_lightning.evaluation.report import Provenance
@@ -39,11 +47,38 @@ class NoProfiler(Profiler):
         return self._nothing
 
 
+Plugin = Precision | ClusterEnvironment | CheckpointIO | LayerSync
+
+
+def with_safe_checkpoints(plugins: Plugin | list[Plugin] | None) -> list[Plugin]:
+    """The plugins, and :class:`SafeCheckpointIO` where none of them writes checkpoints."""
+    given = [] if plugins is None else plugins if isinstance(plugins, list) else [plugins]
+    return given if any(isinstance(p, CheckpointIO) for p in given) else [*given, SafeCheckpointIO()]
+
+
+def require_batches(name: str, value: int | float | None, least: int) -> None:
+    """Refuse what is neither a number of batches nor a share of them. Lightning finds 0 as an interval late.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if value is None or (isinstance(value, int) and value >= least):
+        return
+    if not isinstance(value, float) or not least * 1e-9 <= value <= 1:
+        raise ValueError(
+            f"trainer.{name}: must be a whole number of batches, {least} or more, or a share of them from 0.0 to 1.0, "
+            f"got {value}"
+        )
+
+
 class Trainer(pl.Trainer):
     """Lightning's Trainer, with a method for each subcommand that Lightning has none for.
 
-    The limits are spelled out because ``typing`` may hand out Lightning's ``Union[int, float]`` with its members
-    swapped, whichever some other library made first; then 1 on the command line would be 1.0, all batches.
+    Numbers are spelled out with their ranges, so that a wrong one is refused before anything starts; Lightning finds
+    some of them late and others never. The limits also because ``typing`` may hand out Lightning's
+    ``Union[int, float]`` with its members swapped, whichever some other library made first; then 1 on the command line
+    would be 1.0, all batches. (No restricted type for them: it would take 1.0 for the whole number 1.)
+    Checkpoints are written and read by :class:`SafeCheckpointIO`.
 
     Two of Lightning's habits cost a tenth of a 10 ms step and are left out: without a GPU, torch asking the driver for
     one at each optimiser step, and a profiler that is entered forty times a step to record nothing.
@@ -52,21 +87,57 @@ class Trainer(pl.Trainer):
     def __init__(
         self,
         *,
+        num_nodes: PositiveInt = 1,
+        max_epochs: OrUnlimited | None = None,
+        min_epochs: NonNegativeInt | None = None,
+        max_steps: OrUnlimited = -1,
+        min_steps: NonNegativeInt | None = None,
         limit_train_batches: int | float | None = None,
         limit_val_batches: int | float | None = None,
         limit_test_batches: int | float | None = None,
         limit_predict_batches: int | float | None = None,
-        profiler: Profiler | str | None = None,
+        overfit_batches: int | float = 0.0,
+        val_check_interval: int | float | None = None,
+        check_val_every_n_epoch: PositiveInt | None = 1,
+        log_every_n_steps: PositiveInt | None = None,
+        accumulate_grad_batches: PositiveInt = 1,
+        gradient_clip_val: PositiveFloat | None = None,
+        gradient_clip_algorithm: Literal["norm", "value"] | None = None,
+        profiler: Profiler | Literal["simple", "advanced", "pytorch"] | None = None,
+        plugins: Plugin | list[Plugin] | None = None,
         **kwargs: Any,
     ) -> None:
+        limits = {
+            "limit_train_batches": limit_train_batches,
+            "limit_val_batches": limit_val_batches,
+            "limit_test_batches": limit_test_batches,
+            "limit_predict_batches": limit_predict_batches,
+            "overfit_batches": overfit_batches,
+            "val_check_interval": val_check_interval,
+        }
+        for name, value in limits.items():
+            require_batches(name, value, least=1 if name == "val_check_interval" else 0)
         if not torch.cuda.is_available():
             os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
         super().__init__(
-            profiler=NoProfiler() if profiler is None else profiler,
+            num_nodes=num_nodes,
+            max_epochs=max_epochs,
+            min_epochs=min_epochs,
+            max_steps=max_steps,
+            min_steps=min_steps,
             limit_train_batches=limit_train_batches,
             limit_val_batches=limit_val_batches,
             limit_test_batches=limit_test_batches,
             limit_predict_batches=limit_predict_batches,
+            overfit_batches=overfit_batches,
+            val_check_interval=val_check_interval,
+            check_val_every_n_epoch=check_val_every_n_epoch,
+            log_every_n_steps=log_every_n_steps,
+            accumulate_grad_batches=accumulate_grad_batches,
+            gradient_clip_val=gradient_clip_val,
+            gradient_clip_algorithm=gradient_clip_algorithm,
+            profiler=NoProfiler() if profiler is None else profiler,
+            plugins=with_safe_checkpoints(plugins),
             **kwargs,
         )
 

@@ -1,5 +1,6 @@
 """A small data set, and what runs a module on it."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +45,27 @@ def images(n: int = B) -> Tensor:
 
 def batch_of(x: Tensor) -> Batch:
     return Batch.whole(x)
+
+
+class SignalAt(pl.Callback):
+    """Send the process a signal when a step, or the validation after it, begins.
+
+    Args:
+        step: the step, from 1.
+        number: the signal.
+        validating: whether to wait for the validation.
+        rank: the process that gets it.
+    """
+
+    def __init__(self, step: int, number: int = 15, validating: bool = False, rank: int = 0) -> None:
+        self.step, self.number, self.validating, self.rank = step, number, validating, rank
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
+        if not self.validating and trainer.global_step + 1 == self.step and trainer.global_rank == self.rank:
+            os.kill(os.getpid(), self.number)
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, i: int, j: int = 0
+    ) -> None:
+        if self.validating and i == 0 and trainer.global_step == self.step and trainer.global_rank == self.rank:
+            os.kill(os.getpid(), self.number)

@@ -225,72 +225,6 @@ def test_grey_samples_are_not_cut_to_bits(run: Run) -> None:
     assert drawn["x"].shape == (4, 28, 28)
 
 
-WRONG: dict[str, tuple[list[object], int, str]] = {
-    "unknown key": (["fit", "--config", CONFIG, "--model.inner_sample", "3"], 2, "inner_sample"),
-    "unknown trainer key": (["fit", "--config", CONFIG, "--trainer.steps", "3"], 2, "--trainer.steps"),
-    "no samples": (["fit", "--config", CONFIG, "--model.inner_samples", "0"], 2, "inner_samples.* 0 .*v>0"),
-    "not a number": (["fit", "--config", CONFIG, "--model.inner_samples", "many"], 2, "inner_samples.*many"),
-    "unknown points": (["fit", "--config", CONFIG, "--model.points", "halton"], 2, "points.*'iid', 'sobol'.*halton"),
-    "unknown model": (["fit", "--config", CONFIG, "--model", "NoSuchModel"], 2, "model.*NoSuchModel"),
-    "unknown precision": (["fit", "--config", CONFIG, "--trainer.precision", "7"], 2, "precision.*got 7"),
-    "missing config": (["fit", "--config", "missing.yaml"], 2, "missing.yaml"),
-    "broken config": (["fit", "--config", "broken.yaml"], 2, "config"),
-    "no config": (["fit"], 2, "required.*model"),
-    "no subcommand": ([], 2, "subcommand"),
-    "unknown subcommand": (["fly"], 2, "'fly'.*'fit'"),
-    "grey images": (["fit", "--config", CONFIG, "--data.binarisation", "none"], 1, "needs binary images, got grey"),
-    "no folder": (["fit", "--config", CONFIG, "--data.source", "larochelle_murray"], 2, "data.folder: must name"),
-    "too large a batch": (["fit", "--config", CONFIG, "--data.batch_size", "60000"], 1, "50,000 .*got 60000"),
-    "too short a schedule": (
-        ["fit", "--config", CONFIG, "--trainer.max_steps", "9999"],
-        1,
-        "9,999 .*got 1,250; set both",
-    ),
-    "order of the ELBO": (["fit", "--config", VAE, "--model.alpha", "1"], 2, r"alpha: must be in \[0, 1\), got 1; the"),
-    "unknown estimator": (["fit", "--config", VAE, "--model.estimator", "score"], 2, "estimator.*'pathwise'.*score"),
-    "unknown posterior": (["fit", "--config", VAE, "--model.posterior.scale", "log"], 2, "scale.*'softplus'.*log"),
-    "no sigma": (
-        ["fit", "--config", VAE, "--model.likelihood", "Gaussian", "--model.likelihood.sigma", "0"],
-        2,
-        "sigma.* 0 .*v>0",
-    ),
-    "free bits of a flow": (
-        ["fit", "--config", CONFIGS[0].parent / "iaf_vae.yaml", "--model.free_bits", "0.1"],
-        2,
-        "free_bits: needs the closed-form KL .* got InverseAutoregressiveFlow",
-    ),
-    "grey images to Bernoulli": (["fit", "--config", VAE, "--data.binarisation", "none"], 1, "needs binary images"),
-    "noise on bits": (["fit", "--config", VAE, "--data.dequantise", "true"], 2, "dequantise: serves grey values"),
-    "no checkpoint to validate": (["validate", "--config", CONFIG], 2, "ckpt_path: validate needs a trained model"),
-    "no checkpoint to test": (["test", "--config", CONFIG], 2, "ckpt_path: test needs a trained model, got none"),
-    "no checkpoint to sample": (["sample", "--config", CONFIG], 2, "ckpt_path: sample needs a trained model"),
-    "no last run": (["test", "--config", CONFIG, "--ckpt_path", "last"], 2, "no run under runs/prior_iwae has"),
-    "missing checkpoint": (["test", "--config", CONFIG, "--ckpt_path", "no.ckpt"], 2, "no such file: no.ckpt"),
-    "text as checkpoint": (["test", "--config", CONFIG, "--ckpt_path", "text.ckpt"], 2, "text.ckpt is not a readable"),
-    "other checkpoint": (["test", "--config", CONFIG, "--ckpt_path", "other.ckpt"], 2, "other.ckpt holds no trained"),
-    "one repeat": (["diagnose", "--config", CONFIG, "--gradient_repeats", "1"], 2, "repeats.* 1 .*v==0 or v>=2"),
-    "no largest": (["tightness", "--config", CONFIG, "--largest", "0"], 2, "largest.* 0 .*v>0"),
-    "start nowhere": (["anneal", "--config", CONFIG, "--start", "middle"], 2, "start.*'prior', 'encoder'.*middle"),
-    "no spacing": (["test", "--config", CONFIG, "--model.quadrature_spacing", "0"], 2, "spacing.* 0 .*v>0"),
-    "no images to draw": (["sample", "--config", CONFIG, "--count", "0"], 2, "count.* 0 .*v>0"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_wrong_input_is_one_line(case: str, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments, status, message = WRONG[case]
-    (tmp_path / "broken.yaml").write_text("model: [1, {")
-    (tmp_path / "text.ckpt").write_text("not a checkpoint")
-    torch.save({"weights": torch.zeros(2)}, tmp_path / "other.ckpt")
-    assert run(*arguments, *(QUIET if "--config" in arguments else [])) == status
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("INFO")]
-    (error,) = [line for line in lines if line.startswith("lvm-lightning: error: ")]
-    assert lines[-1] == error
-    assert re.search(message, error)
-    assert "Traceback" not in "".join(lines)
-    assert not list(tmp_path.rglob("checkpoints"))
-
-
 def test_another_models_checkpoint_is_refused(after_fit: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert after_fit("test", "--config", CONFIG, "--ckpt_path", "last", *QUIET, *SMALL[:2]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
@@ -332,9 +266,3 @@ def test_help_lists_every_subcommand(run: Run, capsys: pytest.CaptureFixture[str
     printed = capsys.readouterr().out
     for word in ("fit", "validate", "test", "predict", "sample", "--count", "--model.help"):
         assert word in printed
-
-
-def test_debugging_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LVM_DEBUG", "1")
-    with pytest.raises(ValueError, match="needs binary images"):
-        run(*FIT, "--data.binarisation", "none")

@@ -1,17 +1,22 @@
 """Two processes are one: the same gradient, the same metrics, no image twice."""
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from tests.command import SMALL_FIT, Command
+from tests.command import command as run_command
 from tests.conftest import ROOT
+from tests.test_resume import assert_same, left_by, stopping_at
 
 CONFIG = ROOT / "configs" / "prior_iwae.yaml"
 VAE = ROOT / "configs" / "burda_iwae.yaml"
@@ -41,28 +46,6 @@ def weights(folder: Path) -> torch.Tensor:
     (path,) = folder.glob("runs/*/version_0/checkpoints/last.ckpt")
     state = torch.load(path, weights_only=True)["state_dict"]
     return torch.cat([value.double().flatten() for value in state.values()])
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_is_no_success(tmp_path: Path, number: signal.Signals, status: int) -> None:
-    """Lightning alone would exit with 0 after SIGTERM."""
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # else a shell's background job hands on that it ignores it
-    options = [*ONE_STEP, "--trainer.max_steps", "100000", "--trainer.val_check_interval", "1000"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lvm_lightning", "fit", "--config", str(CONFIG), *options],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 90
-    while not list(tmp_path.glob("runs/*/version_0/events*")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    time.sleep(3)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == status, errors
 
 
 CASES = {
@@ -110,3 +93,132 @@ def evaluate_in_two_processes(folder: Path, config: Path, model: list[str]) -> N
     command(folder, "predict", "--config", config, *ONE_STEP, *model, "--ckpt_path", checkpoint, *TWO)
     parts = [np.load(checkpoint.parent.parent / f"predictions_rank{rank}.npz") for rank in (0, 1)]
     assert sum(len(part["bound"]) for part in parts) == 10_000
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return int(listener.getsockname()[1])
+
+
+def under_torchrun(rank: int, port: int) -> dict[str, str]:
+    """What torchrun tells a process."""
+    return {
+        **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"},
+        **{"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"},
+    }
+
+
+def under_slurm(rank: int, port: int) -> dict[str, str]:
+    """What srun tells a process."""
+    return {
+        **{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"},
+        **{"SLURM_NODEID": "0", "SLURM_NODELIST": "localhost", "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "test"},
+        **{"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)},
+    }
+
+
+LAUNCHERS = {"torchrun": under_torchrun, "srun": under_slurm}
+RUN = Path("runs/prior_iwae/version_0")
+
+
+def start_two(folder: Path, *arguments: object, launcher: str = "torchrun") -> list[Command]:
+    """The small run on two processes, each started as a launcher would."""
+    folder.mkdir(exist_ok=True)
+    port = free_port()
+    return [
+        Command(folder, *SMALL_FIT, *TWO, *arguments, environment=LAUNCHERS[launcher](rank, port)) for rank in (0, 1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What two processes leave that nobody stops."""
+    folder = tmp_path_factory.mktemp("two") / "run"
+    for running in start_two(folder):
+        finished = running.wait()
+        assert finished.status == 0, finished.err
+    assert [path.name for path in (folder / RUN).parent.iterdir()] == ["version_0"]
+    return left_by(folder)
+
+
+def test_two_processes_leave_what_one_leaves(two: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    assert run_command(folder, *SMALL_FIT).status == 0
+    one = left_by(folder)
+    for name in ("state_dict", "curve", "score"):
+        torch.testing.assert_close(
+            torch.as_tensor(flat(two[name])), torch.as_tensor(flat(one[name])), rtol=1e-4, atol=2e-4
+        )
+
+
+def flat(found: Any) -> list[float]:
+    """All numbers of a nested structure."""
+    if isinstance(found, torch.Tensor):
+        return [float(value) for value in found.flatten()]
+    if isinstance(found, dict | list | tuple):
+        return [number for part in (found.values() if isinstance(found, dict) else found) for number in flat(part)]
+    return [float(found)]
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_sigterm_to_either_process_stops_both_and_both_go_on(
+    rank: int, launcher: str, two: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    at = [*stopping_at(17, signal.SIGTERM), "--trainer.callbacks.rank", rank]
+    for running in start_two(folder, *at, launcher=launcher):
+        stopped = running.wait()
+        assert stopped.status == 143, stopped.err
+        assert "saved after step 17; go on with" in stopped.err.splitlines()[-1]
+    for running in start_two(folder, "--ckpt_path", "last", launcher=launcher):
+        assert running.wait().status == 0
+    assert_same(left_by(folder), two)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_ends_the_other_and_the_run_goes_on(rank: int, two: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    at = [*stopping_at(17, signal.SIGKILL), "--trainer.callbacks.rank", rank]
+    ends = [running.wait(seconds=60) for running in start_two(folder, *at)]
+    assert ends[rank].status == -signal.SIGKILL
+    assert ends[1 - rank].status == 1
+    assert "another process of this run has ended" in ends[1 - rank].err.splitlines()[-1]
+    assert "go on with: lvm-lightning fit" in ends[1 - rank].err.splitlines()[-1]
+    for running in start_two(folder, "--ckpt_path", "last"):
+        assert running.wait().status == 0
+    assert_same(left_by(folder), two)
+
+
+def test_lightnings_own_launcher_stops_both(tmp_path: Path, two: dict[str, Any]) -> None:
+    """Without a launcher, Lightning starts the second process itself, and one line speaks for both."""
+    at = [*stopping_at(17, signal.SIGTERM), "--trainer.callbacks.rank", "1"]
+    call = [sys.executable, "-m", "lvm_lightning", *map(str, [*SMALL_FIT, *TWO])]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 90}
+    stopped = subprocess.run([*call, *map(str, at)], check=False, **options)
+    assert stopped.returncode == 143, stopped.stderr
+    assert stopped.stderr.count("stopped by") == 1
+    resumed = subprocess.run([*call, "--ckpt_path", "last"], check=False, **options)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same(left_by(tmp_path), two)
+
+
+def test_torchrun_itself(tmp_path: Path, two: dict[str, Any]) -> None:
+    """The command of the README."""
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(free_port()),
+    ]
+    call = [*torchrun, "-m", "lvm_lightning", *map(str, [*SMALL_FIT, *TWO])]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_same(left_by(tmp_path), two)

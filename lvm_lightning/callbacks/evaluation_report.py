@@ -3,7 +3,6 @@
 from typing import Any, cast
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -17,6 +16,7 @@ from lvm_lightning.evaluation.report import (
     versions,
     write_report,
 )
+from lvm_lightning.files import write_arrays
 from lvm_lightning.modules.base import LatentVariableModule
 
 
@@ -82,11 +82,7 @@ class EvaluationReport(pl.Callback):
     def _write_per_example(self, module: LatentVariableModule, folder: Any) -> Any:
         assert self._provenance is not None
         path = folder / "evaluation_per_example.npz"
-        part = path.with_name(path.name + ".part")
-        with part.open("wb") as file:
-            arrays = {name: values.cpu().numpy() for name, values in module.per_example.items()}
-            np.savez(file, allow_pickle=False, **arrays)
-        part.replace(path)
+        write_arrays(path, {name: values.cpu().numpy() for name, values in module.per_example.items()})
         return path
 
     def _fill_hyperparameters(self, trainer: pl.Trainer, module: LatentVariableModule) -> None:

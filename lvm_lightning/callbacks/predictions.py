@@ -3,10 +3,10 @@
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 
 from lvm_lightning.callbacks.run_folder import run_folder
+from lvm_lightning.files import write_arrays
 
 
 class Predictions(pl.Callback):
@@ -33,10 +33,9 @@ class Predictions(pl.Callback):
     def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the file."""
         folder = run_folder(trainer)
-        folder.mkdir(parents=True, exist_ok=True)
         rank = f"_rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         path = folder / f"predictions{rank}.npz"
         arrays = {name: torch.cat([b[name] for b in self._batches]).numpy() for name in self._batches[0]}
-        np.savez(path, allow_pickle=False, **arrays)
+        write_arrays(path, arrays)
         self._batches = []
         print(f"predictions ({', '.join(arrays)}) of {len(arrays['label']):,} images written to {path}")

@@ -1,32 +1,108 @@
 """The best state of a run, and always its last."""
 
+import signal
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import ModelCheckpoint
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from lvm_lightning.argtypes import NonNegativeFloat, OrUnlimited
+from lvm_lightning.signals import Stopped, StopSignals
+
+LAST = "last.ckpt"
+
+
+def has_stopped(stopping: pl.Callback) -> bool:
+    """Whether early stopping had ended the run that is resumed: a checkpoint has its counts, not its decision."""
+    if not isinstance(stopping, EarlyStopping):
+        return False
+    threshold = stopping.stopping_threshold
+    reached = threshold is not None and bool(stopping.monitor_op(stopping.best_score, torch.tensor(threshold)))
+    return reached or stopping.wait_count >= stopping.patience
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint for the best state, and ``last.ckpt`` at every validation and the last step.
+    """Lightning's ModelCheckpoint for the best state, and ``last.ckpt``, from which a run goes on bit for bit.
 
-    Lightning's own ``save_last`` renews ``last.ckpt`` only when a best checkpoint is saved: once the validation bound
-    stops rising it is no longer the last state, and a run that goes on from it would repeat steps.
+    ``last.ckpt`` is written at every validation, at the last step, each ``last_every_seconds``, and when the process is
+    asked to stop (:attr:`stop`). Lightning's own ``save_last`` renews it only when a best checkpoint is saved: once the
+    validation bound stops rising it is no longer the last state, and a run that goes on from it would repeat steps.
+
+    Args:
+        mode: whether the monitored quantity is best where it is smallest or largest.
+        save_top_k: how many of the best states are kept; -1 keeps all.
+        last_every_seconds: longest time between two ``last.ckpt``: what a power cut may cost.
+        **kwargs: those of ModelCheckpoint. What follows a validation is decided in it, and not at the end of the epoch,
+            which a run that stops in between would not reach: Lightning decides that by the interval of validations.
+
+    Raises:
+        Stopped: after the step, or the validation, in which SIGTERM or Ctrl-C came, once the state is saved.
     """
+
+    def __init__(
+        self,
+        *,
+        mode: Literal["min", "max"] = "min",
+        save_top_k: OrUnlimited = 1,
+        last_every_seconds: NonNegativeFloat = 60.0,
+        **kwargs: Any,
+    ) -> None:
+        if kwargs.get("save_on_train_epoch_end") is None:
+            kwargs["save_on_train_epoch_end"] = False
+        super().__init__(mode=mode, save_top_k=save_top_k, **kwargs)
+        self.last_every_seconds = last_every_seconds
+        self.stop: StopSignals | None = None
+        self._saved_at = 0.0
 
     @property
     def state_key(self) -> str:
         """Its name in a checkpoint. Lightning asks for it at each hook; its own is put together from arguments."""
         return "RunCheckpoint"
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let early stopping look at a validation when it ends, too."""
+        super().setup(trainer, pl_module, stage)
+        for stopping in trainer.early_stopping_callbacks:
+            if isinstance(stopping, EarlyStopping) and stopping.monitor.startswith("val/"):
+                stopping._check_on_train_epoch_end = False
+
+    def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Find out before training that the monitored quantity does not exist."""
+        if self.monitor is not None and self.monitor not in trainer.callback_metrics:
+            known = ", ".join(sorted(trainer.callback_metrics))
+            raise ValueError(f"checkpoint.monitor: must be one of {known}, got {self.monitor}")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """From here on a signal waits for the end of the step; parts that a killed run left behind go."""
+        super().on_train_start(trainer, pl_module)
+        self._saved_at = time.monotonic()
+        if any(map(has_stopped, trainer.early_stopping_callbacks)):
+            trainer.should_stop = True
+        if self.stop is not None:
+            self.stop.deferring = True
+        if trainer.is_global_zero and self.dirpath is not None:
+            for part in Path(self.dirpath).glob("*.part"):
+                part.unlink(missing_ok=True)
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save after the last step: when training has ended Lightning counts a broken-off epoch as a whole one."""
+        """Save after the last step, when it is time, and when asked to stop.
+
+        When training has ended, Lightning counts a broken-off epoch as a whole one: so it is now or never.
+        """
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if trainer.global_step == trainer.max_steps:
-            self._save_last(trainer)
+        late = time.monotonic() - self._saved_at > self.last_every_seconds
+        stopping, late = self._agreed(trainer, self._asked_to_stop, late)
+        if not (stopping or late or trainer.global_step == trainer.max_steps) or self._goes_on_at_once(trainer):
+            return
+        self._save_last(trainer)
+        self._raise_if(stopping and not self._over(trainer))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save after the last epoch, which may have no validation."""
@@ -39,7 +115,55 @@ class RunCheckpoint(ModelCheckpoint):
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._save_last(trainer)
+            (stopping,) = self._agreed(trainer, self._asked_to_stop)
+            self._raise_if(stopping and not self._over(trainer))
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A signal that came too late to stop the training stops what would follow, once the curve is written."""
+        super().on_fit_end(trainer, pl_module)
+        self._stop_deferring()
+        self._raise_if(self._asked_to_stop)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Nothing waits for the end of a step any more."""
+        super().on_exception(trainer, pl_module, exception)
+        self._stop_deferring()
+
+    @property
+    def _asked_to_stop(self) -> bool:
+        return self.stop is not None and self.stop.received is not None
+
+    def _over(self, trainer: pl.Trainer) -> bool:
+        """Whether no step is left."""
+        epochs = trainer.current_epoch + trainer.is_last_batch
+        return trainer.should_stop or trainer.global_step == trainer.max_steps or epochs == trainer.max_epochs
+
+    def _goes_on_at_once(self, trainer: pl.Trainer) -> bool:
+        """Whether a validation, which saves, follows this step; a checkpoint from before it would leave it out."""
+        loop = trainer.fit_loop.epoch_loop
+        fetcher = trainer.fit_loop._data_fetcher
+        return fetcher is not None and not loop.val_loop.skip and loop._should_check_val_fx(fetcher)
+
+    def _agreed(self, trainer: pl.Trainer, *flags: bool) -> list[bool]:
+        """What at least one process says: a signal may reach one alone, and clocks differ."""
+        if trainer.world_size == 1:
+            return list(flags)
+        said = torch.tensor(flags, dtype=torch.int32, device=trainer.strategy.root_device)
+        agreed = trainer.strategy.reduce(said, reduce_op="max")
+        assert isinstance(agreed, Tensor)
+        return [bool(flag) for flag in agreed.tolist()]
+
+    def _raise_if(self, stopping: bool) -> None:
+        if stopping:
+            self._stop_deferring()
+            received = self.stop.received if self.stop is not None else None
+            raise Stopped(received or signal.SIGTERM, agreed=True)  # none where another process was asked
+
+    def _stop_deferring(self) -> None:
+        if self.stop is not None:
+            self.stop.deferring = False
 
     def _save_last(self, trainer: pl.Trainer) -> None:
         assert self.dirpath is not None
-        trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
+        trainer.save_checkpoint(Path(self.dirpath) / LAST)
+        self._saved_at = time.monotonic()

@@ -1,17 +1,19 @@
 """The training bound at every step, logged every n steps without a synchronisation in between."""
 
-import csv
 import math
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lvm_lightning.callbacks.run_folder import publish, run_folder
 from lvm_lightning.figures import training_curve
+from lvm_lightning.files import replacing
 from lvm_lightning.modules.base import LatentVariableModule
 
 LAST = 50
@@ -29,29 +31,37 @@ class TrainingBound(pl.Callback):
     def __init__(self) -> None:
         self.bounds: list[float] = []
         self._pending: list[Tensor] = []
+        self._strategy: Strategy | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Each process has a slice of the batch: the bound is the mean over them."""
+        self._strategy = trainer.strategy
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the step's bound on its device; every n steps, log."""
         self._pending.append(outputs["bound"])
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            mean = self._flush(trainer).mean()
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if trainer.global_step % every == 0:
+            self._flush()
+            mean = fmean(self.bounds[-every:])
             pl_module.log("train/bound", mean, prog_bar=True)
             if not cast(LatentVariableModule, pl_module).likelihood.density:
-                pl_module.log("train/pixel_likelihood", (mean / batch.x[0].numel()).exp())
+                pl_module.log("train/pixel_likelihood", math.exp(mean / math.prod(batch.x.shape[1:])))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the curve, and say where training ended."""
-        if self._pending:
-            self._flush(trainer)
+        """Take in the last bounds while the processes still talk to each other."""
+        self._flush()
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the curve, and say where training ended; also where a run that is resumed had no step left."""
         folder = run_folder(trainer)
         if not trainer.is_global_zero or not self.bounds:
             return
-        with (folder / "training_bound.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["step", "bound_nats_per_image"])
-            writer.writerows((step, f"{bound:.4f}") for step, bound in enumerate(self.bounds, start=1))
+        lines = [f"{step},{bound:.4f}\n" for step, bound in enumerate(self.bounds, start=1)]
+        with replacing(folder / "training_bound.csv") as file:
+            file.write("".join(["step,bound_nats_per_image\n", *lines]).encode())
         publish(
             trainer, folder, training_curve(self.bounds, "Training bound, a lower bound on log p(x)"), "training_bound"
         )
@@ -64,17 +74,19 @@ class TrainingBound(pl.Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The bounds so far, so that a resumed run draws its whole curve."""
-        return {"bounds": self.bounds + [float(b) for b in self._pending]}
+        """The bounds so far, so that a resumed run draws its whole curve. Lightning asks every process."""
+        self._flush()
+        return {"bounds": list(self.bounds)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a checkpoint's bounds."""
         self.bounds, self._pending = list(state_dict["bounds"]), []
 
-    def _flush(self, trainer: pl.Trainer) -> Tensor:
-        pending = torch.stack(self._pending)
-        bounds = trainer.strategy.reduce(pending, reduce_op="mean")  # over processes: each has a slice of the batch
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        assert self._strategy is not None
+        bounds = self._strategy.reduce(torch.stack(self._pending), reduce_op="mean")
         assert isinstance(bounds, Tensor)
         self.bounds += bounds.tolist()
         self._pending = []
-        return bounds

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lvm_lightning.files import replacing
+
 PIXELS = 28 * 28
 TRAIN, TEST = 60_000, 10_000
 SHA256 = "e9b40985d011bd5a36195bdeb447f26b7824f3acd02e51a1636098d784d5fe98"
@@ -82,7 +84,8 @@ def pack_mnist(raw: Path, path: Path) -> str:
     content = b"".join(_read_maybe_gz(raw / name)[header:] for name, header in IDX_FILES)
     lzma2 = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "pb": 0, "lc": 4, "lp": 0}
     packed = lzma.compress(content, format=lzma.FORMAT_XZ, filters=[lzma2])
-    path.write_bytes(packed)
+    with replacing(path) as file:
+        file.write(packed)
     return hashlib.sha256(packed).hexdigest()
 
 

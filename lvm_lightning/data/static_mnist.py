@@ -14,10 +14,10 @@ from lvm_lightning.data.amat import load_amat
 from lvm_lightning.data.binarisation import bernoulli_pixels, dequantised, philox
 from lvm_lightning.data.images import ImageSet
 from lvm_lightning.data.loader import BatchLoader, Transform
-from lvm_lightning.data.mnist import GreyImages, load_mnist
+from lvm_lightning.data.mnist import load_mnist
+from lvm_lightning.data.torchvision_sets import TorchvisionName, download, load_torchvision
 
 Binarisation = Literal["static", "dynamic", "threshold", "none"]
-TorchvisionName = Literal["FashionMNIST", "KMNIST", "QMNIST"]
 Source = Literal["MNIST", "larochelle_murray"] | TorchvisionName
 PixelRange = Literal["0..1", "-1..1"]
 
@@ -111,9 +111,9 @@ class StaticMNIST(pl.LightningDataModule):
         return (high - low) / 256 if self.dequantise else None
 
     def prepare_data(self) -> None:
-        """Download a torchvision set, in one process only."""
+        """Download a torchvision set that is not there, once, however many processes ask for it."""
         if self.source not in ("MNIST", "larochelle_murray"):
-            self._torchvision(download=True)
+            download(self.source, self.root)
 
     def setup(self, stage: str | None = None) -> None:
         """Read and binarise all splits, once."""
@@ -124,7 +124,7 @@ class StaticMNIST(pl.LightningDataModule):
             bits = {split: load_amat(self.folder, name) for split, name in _AMAT_NAMES.items()}
             self.splits = {s: ImageSet(b, torch.zeros(len(b), dtype=torch.uint8)) for s, b in bits.items()}
             return
-        grey = load_mnist() if self.source == "MNIST" else self._torchvision(download=False)
+        grey = load_mnist() if self.source == "MNIST" else load_torchvision(self.source, self.root)
         train = ImageSet(self._binarise(grey.train_images, TRAIN_STREAM), grey.train_labels)
         test = ImageSet(self._binarise(grey.test_images, TEST_STREAM), grey.test_labels)
         self.splits = {"train": train.rows(None, -VALIDATION), "val": train.rows(-VALIDATION, None), "test": test}
@@ -134,6 +134,11 @@ class StaticMNIST(pl.LightningDataModule):
             for split, stream in [("val", VAL_NOISE_STREAM), ("test", TEST_NOISE_STREAM)]:
                 kept = self.splits[split]
                 self.splits[split] = ImageSet(dequantised(kept.images, philox(self.seed, stream)), kept.labels)
+
+    @property
+    def root(self) -> Path:
+        """Folder of torchvision's sets."""
+        return self.folder or Path("data")
 
     def pixel_mean(self) -> Tensor:
         """Mean of each pixel over the training images, ``(D,)``, on the scale of x."""
@@ -216,16 +221,6 @@ class StaticMNIST(pl.LightningDataModule):
                 return (grey > 255 * self.threshold).to(torch.uint8)
             case _:
                 return bernoulli_pixels(grey, philox(self.seed, stream))
-
-    def _torchvision(self, download: bool) -> GreyImages:
-        from torchvision import datasets  # slow to import, and only this source needs it
-
-        root = self.folder or Path("data")
-        dataset = getattr(datasets, self.source)
-        train, test = (dataset(root, train=part, download=download) for part in (True, False))
-        flat = (part.data.reshape(len(part.data), -1) for part in (train, test))
-        labels = (part.targets.reshape(len(part.targets), -1)[:, 0].to(torch.uint8) for part in (train, test))
-        return GreyImages(*flat, *labels)
 
 
 _AMAT_NAMES = {"train": "train", "val": "valid", "test": "test"}

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lvm_lightning.evaluation.quantity import Quantity
+from lvm_lightning.files import replacing, write_arrays
 
 PACKAGES = ("lvm-lightning", "torch", "lightning", "torchmetrics", "numpy")
 
@@ -67,10 +67,9 @@ def versions() -> dict[str, str]:
 
 def write_json(path: Path, content: object) -> None:
     """Write JSON with null for what is no number; the file is replaced in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
-    part.replace(path)
+    text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def _plain(content: object) -> object:
@@ -118,11 +117,7 @@ class FinishedBatches:
 
     def keep(self, name: str, values: Tensor) -> None:
         """Keep the result of a batch; the file appears in one step."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f"{name}.{os.getpid()}.part"
-        with part.open("wb") as file:
-            np.savez(file, allow_pickle=False, key=self.key, values=values.cpu().numpy())
-        part.replace(self.folder / f"{name}.npz")
+        write_arrays(self.folder / f"{name}.npz", {"key": self.key, "values": values.cpu().numpy()})
 
     def clear(self) -> None:
         """Remove all files: the evaluation is written."""

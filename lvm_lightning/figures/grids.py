@@ -50,7 +50,7 @@ def latent_grid(images: Tensor, extent: float, title: str) -> Figure:
     figure, axes = _canvas(picture, title)
     size = picture.shape[-1]
     centre = [(i + 0.5) * size / n - 0.5 for i in range(n)]
-    value = [f"{extent * (2 * i / (n - 1) - 1):.1f}" for i in range(n)]
+    value = [f"{extent * (2 * i / max(1, n - 1) - 1):.1f}" for i in range(n)]
     axes.set_xticks(centre, value, fontsize=7)
     axes.set_yticks(centre, value[::-1], fontsize=7)
     axes.set_xlabel("z₁")

@@ -8,6 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from lvm_lightning.files import replacing
+
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -28,7 +30,5 @@ def render(figure: Figure) -> Pixels:
 
 def save_png(pixels: Pixels, path: Path) -> None:
     """Write a PNG; the file is replaced in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    Image.fromarray(pixels).save(part, format="png")
-    part.replace(path)
+    with replacing(path) as file:
+        Image.fromarray(pixels).save(file, format="png")

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.aggregation import CatMetric
 
 from lvm_lightning.data.loader import Batch
+from lvm_lightning.errors import NonFiniteError
 from lvm_lightning.evaluation.quadrature import AdaptiveQuadrature, GridQuadrature, Quadrature
 from lvm_lightning.evaluation.quantity import Quantity
 from lvm_lightning.evaluation.report import FinishedBatches
@@ -75,7 +76,7 @@ class LatentVariableModule(pl.LightningModule, ABC):
         super().__init__()
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
         self.evaluation, self.per_example, self.notes = [], {}, []
-        self.val_bound = CatMetric(nan_strategy="error")
+        self.val_bound = CatMetric(nan_strategy="disable")  # keep_bound looks, and says more
 
     def __setattr__(self, name: str, value: Any) -> None:
         """As any module's; but Lightning notes the running hook forty times a step, which is no parameter."""
@@ -171,8 +172,26 @@ class LatentVariableModule(pl.LightningModule, ABC):
         self.remove_ignored_hparams([name for name, value in self.hparams.items() if callable(value)])
 
     def setup(self, stage: str) -> None:
-        """Refuse data that the likelihood gives no probability to."""
-        values = self._of_data("values", "binary")
+        """Refuse data that the model does not serve."""
+        self.check_data(getattr(self._trainer, "datamodule", None))
+
+    def check_data(self, data: pl.LightningDataModule | None) -> None:
+        """Look at what a data module says of itself.
+
+        Raises:
+            ValueError: if its examples have another size, or the likelihood gives them no probability.
+        """
+        shape, values = getattr(data, "image_shape", None), getattr(data, "values", "binary")
+        pixels, served = math.prod(shape or ()), self.hparams.get("data_dim")
+        if data is not None and hasattr(data, "image_shape") and (shape is None) != (served is None):
+            raise ValueError(
+                f"data: {type(self).__name__} models {'observations' if served is None else 'images'}, got "
+                f"{type(data).__name__}; give the data module of one of its configs"
+            )
+        if shape is not None and pixels != served:
+            raise ValueError(
+                f"model.data_dim: must be the {pixels} pixels of an image, got {served}; set it to {pixels}"
+            )
         if self.likelihood.support == "binary" and values != "binary":
             raise ValueError(self._not_binary(f"{values} ones"))
 
@@ -231,19 +250,43 @@ class LatentVariableModule(pl.LightningModule, ABC):
         """The optimiser, and its schedule by the step.
 
         Raises:
-            ValueError: if the schedule is shorter than the training: torch would stop it in the middle.
+            ValueError: as :meth:`make_optimizer`.
         """
-        optimizer = self._optimizer(self.parameters())
-        if self._lr_scheduler is None:
+        optimizer, scheduler = self.make_optimizer(self.trainer.estimated_stepping_batches)
+        if scheduler is None:
             return optimizer
-        scheduler = self._lr_scheduler(optimizer)
-        scheduled, steps = getattr(scheduler, "total_steps", math.inf), self.trainer.estimated_stepping_batches
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def make_optimizer(self, steps: float) -> tuple[Optimizer, LRScheduler | None]:
+        """The optimiser and its schedule, for that many training steps.
+
+        Raises:
+            ValueError: if torch refuses their arguments, if a rate is negative, or if the schedule is shorter than the
+                training: torch would stop it in the middle.
+        """
+        if not callable(self._optimizer):
+            raise ValueError(  # noqa: TRY004 - the value of an argument is wrong
+                f"model.optimizer: must be an optimiser, got {self._optimizer}; give one of torch.optim"
+            )
+        try:
+            optimizer = self._optimizer(self.parameters())
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise ValueError(f"model.optimizer: {error}") from error
+        if self._lr_scheduler is None:
+            return optimizer, None
+        try:
+            scheduler = self._lr_scheduler(optimizer)
+        except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+            raise ValueError(f"model.lr_scheduler: {error}") from error
+        scheduled, rate = getattr(scheduler, "total_steps", math.inf), scheduler.get_last_lr()[0]
+        if not rate >= 0:
+            raise ValueError(f"model.lr_scheduler: must start at a rate of 0 or more, got {rate:g}")
         if scheduled < steps:
             raise ValueError(
                 f"model.lr_scheduler: its total_steps must be at least the {steps:,} training steps, got "
                 f"{scheduled:,}; set both to the same number"
             )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return optimizer, scheduler
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Drop the gradients; torch's own way tells a profiler of it, which takes longer than dropping them."""
@@ -284,6 +327,21 @@ class LatentVariableModule(pl.LightningModule, ABC):
         values = self.gather(self.val_bound)
         bound = Quantity.mean_of("bound", values, kind="lower bound", split="val", samples=self.samples)
         self.log_dict({"val/bound": bound.value, "val/bound_stderr": bound.stderr})
+
+    def keep_bound(self, values: Tensor, batch_idx: int) -> None:
+        """Keep the bounds ``(B,)`` of a validation batch.
+
+        Raises:
+            NonFiniteError: if one of them is not finite.
+        """
+        wrong = (~values.isfinite()).nonzero()
+        if len(wrong):
+            raise NonFiniteError(
+                f"val/bound: must be finite, got {float(values[wrong[0, 0]]):g} for image {int(wrong[0, 0])} of "
+                f"validation batch {batch_idx} after step {self.trainer.global_step}; likely cause: training diverged, "
+                "lower model.optimizer.lr or set trainer.gradient_clip_val; the last checkpoint stays as it was"
+            )
+        self.val_bound.update(values)
 
     def gather(self, metric: CatMetric) -> Tensor:
         """Per-image values of all processes; the metric starts anew."""

@@ -140,7 +140,7 @@ class ExponentialPosterior(LatentVariableModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The training bound, 1,000 times; its mean and standard error are over these repeats."""
         log_w = self.draw_log_weights(self._repeated(batch), self.samples, self.noise("val", batch_idx))
-        self.val_bound.update(self.objective.bound(log_w.view(self.J, self.N, -1)))
+        self.keep_bound(self.objective.bound(log_w.view(self.J, self.N, -1)), batch_idx)
         problem = self.problem(batch.x)
         self.log_dict({"val/theta": self.theta, "val/kl": exponential.kl(problem, self.theta)}, batch_size=1)
 

@@ -222,7 +222,7 @@ class GaussianVAE(LatentVariableModule):
         with self.full_precision():
             q = self.encode(batch.x)
             terms = self.evaluate(batch, q, self.samples, self.noise("val", batch_idx))
-        self.val_bound.update(self._trained_bound(terms))
+        self.keep_bound(self._trained_bound(terms), batch_idx)
         self.val_terms.update(torch.stack([terms.log_lik.mean(0), (terms.log_q - terms.log_prior).mean(0)], -1))
         kl = q.kl_per_dimension()
         self.val_latents.update(torch.cat([q.location, batch.label.unsqueeze(-1), *([] if kl is None else [kl])], -1))

@@ -6,6 +6,7 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.quasirandom import SobolEngine
 from torchmetrics.aggregation import CatMetric
 
 from lvm_lightning.argtypes import PositiveFloat, PositiveInt
@@ -87,6 +88,11 @@ class PriorIWAE(LatentVariableModule):
         for name, samples in [("outer_samples", outer_samples), ("inner_samples", inner_samples)]:
             if samples < 1:
                 raise ValueError(f"model.{name}: must be at least 1, got {samples}; a bound needs a sample")
+        if points == "sobol" and latent_dim > SobolEngine.MAXDIM:
+            raise ValueError(
+                f"model.latent_dim: Sobol points have at most {SobolEngine.MAXDIM:,} dimensions, got {latent_dim:,}; "
+                "set model.points to iid"
+            )
         self.save_hyperparameters()
         self.forget_callables()
         self.J, self.N = outer_samples, inner_samples
@@ -145,7 +151,7 @@ class PriorIWAE(LatentVariableModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The training bound on held-out images, with the same points at every validation."""
         z = self.training_points(batch, "val", batch_idx)
-        self.val_bound.update(nested_iw_elbo(self._evaluate(batch.x, z)))
+        self.keep_bound(nested_iw_elbo(self._evaluate(batch.x, z)), batch_idx)
 
     def on_test_start(self) -> None:
         """Decode the quadrature grid, once for all batches, and take the training images' pixel means."""

@@ -74,7 +74,13 @@ class GaussianPosterior(Posterior):
     def forward(self, h: Tensor) -> DiagonalGaussian:
         """Features ``(B, 2K)``, the K means first → the proposal."""
         mean, s = h.to(torch.promote_types(h.dtype, torch.float32)).chunk(2, dim=-1)
-        return DiagonalGaussian(mean, s if self.scale == "exp" else softplus(s).log())
+        return DiagonalGaussian(mean, s if self.scale == "exp" else log_softplus(s))
+
+
+def log_softplus(s: Tensor) -> Tensor:
+    """log log(1 + e^s), which is s itself, to float32's last bit, where softplus would underflow to 0."""
+    small = -20.0
+    return torch.where(s < small, s, softplus(s.clamp(min=small)).log())
 
 
 def _log_density(eps: Tensor, log_sigma: Tensor) -> Tensor:

@@ -1,0 +1,112 @@
+"""Folders of runs: a new one for a new run, the same one for a run that goes on, and never one that is taken."""
+
+import contextlib
+import itertools
+from pathlib import Path
+from typing import Any, cast
+
+from jsonargparse import Namespace
+
+from lvm_lightning.callbacks.run_checkpoint import LAST
+from lvm_lightning.checkpoints import run_of
+from lvm_lightning.errors import PROGRAM, UserError
+
+
+def newest_checkpoint(settings: Namespace, name: str) -> Path:
+    """``last`` or ``best`` of the newest run under the configured logger's folder.
+
+    Raises:
+        UserError: if no run there has that checkpoint.
+    """
+    logger = logger_arguments(settings)
+    folder = Path(logger.get("save_dir") or ".") / (logger.get("name") or "")
+    found = folder.glob(f"*/checkpoints/{name}.ckpt")
+    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        raise UserError(
+            f"ckpt_path: no run under {folder} has a {name!r} checkpoint; run '{PROGRAM} fit' or give a path"
+        )
+    return newest
+
+
+def continue_run_folder(settings: Namespace, checkpoint: Path) -> None:
+    """Point the logger at the folder of the checkpoint's run, so that its results lie together."""
+    run = run_of(checkpoint)
+    logger = logger_arguments(settings)
+    if checkpoint.parent.name == "checkpoints" and "version" in logger:
+        logger.save_dir, logger.name, logger.version = str(run.parent.parent), run.parent.name, run.name
+
+
+def take_run_folder(settings: Namespace) -> Path | None:
+    """Make the folder of a new run and name it in the configuration, or None where one is continued.
+
+    Making a folder is something that only one of two processes succeeds in.
+
+    Raises:
+        UserError: if the folder cannot be made, or holds a run already.
+    """
+    logger = logger_arguments(settings)
+    if "version" not in logger:
+        root = Path(settings.trainer.get("default_root_dir") or ".")
+        if settings.ckpt_path is None and (root / "checkpoints").exists() and settings.trainer.get("logger") is False:
+            raise UserError(holds_a_run("trainer.default_root_dir", root))
+        return None
+    folder = Path(logger.get("save_dir") or ".") / (logger.get("name") or "")
+    if settings.ckpt_path is not None and (folder / str(logger.version)).is_dir():
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if logger.version is None:
+            logger.version = next_version(folder)
+        else:
+            version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+            if any((folder / version).glob("*")):
+                raise UserError(holds_a_run("trainer.logger.version", folder / version))
+            (folder / version).mkdir(exist_ok=True)
+            logger.version = version
+    except OSError as error:
+        raise UserError(
+            f"trainer.logger.save_dir: must be a folder that can be written to, got {folder} ({error.strerror}); "
+            "name another one"
+        ) from error
+    return folder / str(logger.version)
+
+
+def next_version(folder: Path) -> str:
+    """Make the next folder ``version_<n>``."""
+    numbers = [int(path.name[8:]) for path in folder.glob("version_*") if path.name[8:].isdigit()]
+    for number in itertools.count(max(numbers, default=-1) + 1):
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            (folder / f"version_{number}").mkdir()
+            return f"version_{number}"
+    raise AssertionError
+
+
+def holds_a_run(argument: str, folder: Path) -> str:
+    """The line that refuses to write over a run."""
+    return (
+        f"{argument}: must not hold a run already, got {folder}; go on with it (--ckpt_path "
+        f"{folder / 'checkpoints' / LAST}), leave the argument out, or name another one"
+    )
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove a run's folder in which nothing was written, and the folder above if that is empty then."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        folder.parent.rmdir()
+        folder.parent.parent.rmdir()
+
+
+def logger_arguments(settings: Namespace) -> Namespace:
+    """Arguments of the configured logger, empty where there is none."""
+    logger = as_list(settings.trainer.get("logger"))
+    arguments = logger[0].get("init_args") if logger and isinstance(logger[0], Namespace) else None
+    return cast(Namespace, arguments or Namespace())
+
+
+def as_list(value: Any) -> list[Any]:
+    """None is no entry; a single value is one entry."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,271 @@
+"""Every mistake is one line with the right status, and nothing is written over or left behind."""
+
+import gzip
+import hashlib
+import os
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.command import SMALL_FIT, command
+from tests.conftest import ROOT
+
+CONFIGS = ROOT / "configs"
+CONFIG = CONFIGS / "prior_iwae.yaml"
+FIT = ["fit", "--config", CONFIG]
+VAE = ["fit", "--config", CONFIGS / "burda_iwae.yaml"]
+TEST = ["test", *SMALL_FIT[1:], "--ckpt_path"]
+RUN = Path("runs/prior_iwae/version_0")
+LAST = RUN / "checkpoints/last.ckpt"
+AMAT = [*FIT, "--data.source", "larochelle_murray", "--data.folder"]
+CALLBACK = "--trainer.callbacks+"
+
+# Name → (arguments, status, what the line says).
+WRONG: dict[str, tuple[list[object], int, str]] = {
+    # the command line and its files
+    "no subcommand": ([], 2, "subcommand"),
+    "subcommand": (["fti"], 2, "'fti'; did you mean fit?"),
+    "no config": (["fit"], 2, "fit.data, fit.model: required, got none; give a --config"),
+    "missing config": (["fit", "--config", "missing.yaml"], 2, "missing.yaml"),
+    "a folder as config": (["fit", "--config", "."], 2, "config: Path is not a file"),
+    "no name of a config": (["fit", "--config"], 2, "config: expected one argument"),
+    "broken config": (["fit", "--config", "broken.yaml"], 2, "config: while parsing a flow node"),
+    "empty config": (["fit", "--config", "empty.yaml"], 2, "config"),
+    "a list as config": (["fit", "--config", "list.yaml"], 2, "config"),
+    "abbreviated key": (["fit", "--conf", CONFIG], 2, "conf: no such argument; did you mean config?"),
+    "word": ([*FIT, "extra"], 2, "extra: no such argument"),
+    # keys
+    "key of the model": ([*FIT, "--model.inner_sample", 3], 2, "model.inner_sample: .* did you mean inner_samples?"),
+    "key of a network": ([*FIT, "--model.decoder.hiden", "[3]"], 2, "model.decoder.hiden: .* did you mean hidden?"),
+    "key of the data": ([*FIT, "--data.batchsize", 3], 2, "data.batchsize: .* did you mean batch_size?"),
+    "key of the trainer": ([*FIT, "--trainer.max_step", 3], 2, "trainer.max_step: .* did you mean trainer.max_steps?"),
+    "key of the optimiser": ([*FIT, "--model.optimizer.beta", 3], 2, "model.optimizer.beta: .* did you mean betas?"),
+    "key of a callback": (
+        [*FIT, CALLBACK, "EarlyStopping", "--trainer.callbacks.patiens", 3], 2, "callbacks.patiens: .*mean patience?"
+    ),
+    "key of the logger": ([*FIT, "--trainer.logger.save_dri", "x"], 2, "save_dri: .* did you mean save_dir?"),
+    "group": ([*FIT, "--modle.latent_dim", 3], 2, "modle.latent_dim: .* did you mean model.latent_dim?"),
+    "key in a file": (["fit", "--config", "inner_sample.yaml"], 2, "model.inner_sample: .*mean inner_samples?"),
+    "trainer's key in a file": (["fit", "--config", "max_step.yaml"], 2, "max_step: .*mean trainer.max_steps?"),
+    "group in a file": (["fit", "--config", "trainr.yaml"], 2, "trainr.* did you mean trainer"),
+    # classes and choices
+    "model": ([*FIT, "--model", "PriorIWEA"], 2, "model: must be a class .*got PriorIWEA; did you mean PriorIWAE?"),
+    "optimiser": ([*FIT, "--model.optimizer", "Adan"], 2, "model.optimizer: .*got Adan; did you mean Adam?"),
+    "no optimiser": ([*FIT, "--model.optimizer", "null"], 2, "model.optimizer: must be an optimiser, got None"),
+    "callback": ([*FIT, CALLBACK, "EarlyStoping"], 2, "callbacks: .*got EarlyStoping; did you mean EarlyStopping?"),
+    "a class of another kind": ([*FIT, "--model", "torch.nn.Linear"], 2, "model: .*torch.nn.Linear"),
+    "points": ([*FIT, "--model.points", "sobl"], 2, "model.points: must be iid or sobol, got sobl; .*mean sobol?"),
+    "source": ([*FIT, "--data.source", "FashionMINST"], 2, "data.source: .*got FashionMINST; .*mean FashionMNIST?"),
+    "activation": ([*FIT, "--model.decoder.activation", "Elu"], 2, "activation: must be ELU .*got Elu"),
+    "estimator": ([*VAE, "--model.estimator", "score"], 2, "model.estimator: must be pathwise .*got score"),
+    "scale of the posterior": ([*VAE, "--model.posterior.scale", "log"], 2, "posterior.scale: must be .*got log"),
+    "start of the chains": (["anneal", *FIT[1:], "--start", "middle"], 2, "must be prior or encoder, got middle"),
+    # numbers
+    "no samples": ([*FIT, "--model.inner_samples", 0], 2, "model.inner_samples: must be >0, got 0"),
+    "samples in words": ([*FIT, "--model.inner_samples", "many"], 2, "must be a whole number, got 'many'"),
+    "samples in floats": ([*FIT, "--model.latent_dim", "1e3"], 2, "latent_dim: must be a whole number, got '1e3'"),
+    "empty layer": ([*FIT, "--model.decoder.hidden", "[8, 0]"], 2, "model.decoder.hidden: must be >0, got 0"),
+    "layers in words": ([*FIT, "--model.decoder.hidden", "two"], 2, "model.decoder.hidden: must be a list, got two"),
+    "too many Sobol dimensions": ([*FIT, "--model.latent_dim", 30000], 2, "21,201 dimensions, got 30,000; set"),
+    "another number of pixels": ([*FIT, "--model.data_dim", 10], 2, "data_dim: must be the 784 pixels .*got 10; set"),
+    "a flag in words": ([*FIT, "--model.share_points", "maybe"], 2, "share_points: must be true or false, got maybe"),
+    "rate": ([*FIT, "--model.optimizer.lr", -1], 2, "model.optimizer: Invalid learning rate: -1"),
+    "rate in words": ([*FIT, "--model.optimizer.lr", "fast"], 2, "model.optimizer.lr: must be a number .*got fast"),
+    "betas": ([*FIT, "--model.optimizer.betas", "[2, 3]"], 2, "model.optimizer: Invalid beta .*2.0"),
+    "rate of the schedule": ([*FIT, "--model.lr_scheduler.max_lr", -1], 2, "lr_scheduler: .* 0 or more, got -0.04"),
+    "empty schedule": ([*FIT, "--model.lr_scheduler.total_steps", 0], 2, "lr_scheduler: .*total_steps, but got 0"),
+    "too short a schedule": ([*FIT, "--trainer.max_steps", 9999], 2, "lr_scheduler: .* 9,999 .*got 1,250; set both"),
+    "order of the ELBO": ([*VAE, "--model.alpha", 1], 2, r"model.alpha: must be in \[0, 1\), got 1; the limit"),
+    "sigma": (
+        [*VAE, "--model.likelihood", "Gaussian", "--model.likelihood.sigma", 0], 2, "likelihood.sigma: .*>0, got 0"
+    ),
+    "free bits of a flow": (
+        ["fit", "--config", CONFIGS / "iaf_vae.yaml", "--model.free_bits", 0.1], 2, "free_bits: needs the closed-form"
+    ),
+    "threshold": ([*FIT, "--data.threshold", 2], 2, "data.threshold: must be >=0 and <=1, got 2"),
+    "seed": ([*FIT, "--seed_everything", -1], 2, "seed_everything: must be from 0 to 4,294,967,295, got -1"),
+    "seed in words": ([*FIT, "--seed_everything", "lucky"], 2, "seed_everything: must be .* whole number, got lucky"),
+    "one repeat": (["diagnose", *FIT[1:], "--gradient_repeats", 1], 2, "gradient_repeats: must be 0 or >=2, got 1"),
+    "no largest": (["tightness", *FIT[1:], "--largest", 0], 2, "largest: must be >0, got 0"),
+    "no spacing": ([*FIT, "--model.quadrature_spacing", 0], 2, "quadrature_spacing: must be >0, got 0"),
+    "no images to draw": (["sample", *FIT[1:], "--count", 0], 2, "count: must be >0, got 0"),
+    "a batch of all": ([*FIT, "--data.batch_size", 60000], 2, "data.batch_size: .* 50,000 .*got 60000"),
+    # the trainer
+    "steps": ([*FIT, "--trainer.max_steps", -5], 2, "trainer.max_steps: must be -1 or >=0, got -5"),
+    "steps in words": ([*FIT, "--trainer.max_steps", "all"], 2, "max_steps: must be a whole number, got 'all'"),
+    "time": ([*FIT, "--trainer.max_time", "soon"], 2, "'soon'.*DD:HH:MM:SS"),
+    "interval of validations": (
+        [*FIT, "--trainer.val_check_interval", 0], 2, "val_check_interval: must be a whole .* 1 or more,.*got 0"
+    ),
+    "interval of logging": ([*FIT, "--trainer.log_every_n_steps", 0], 2, "log_every_n_steps: must be >0, got 0"),
+    "accumulation": ([*FIT, "--trainer.accumulate_grad_batches", 0], 2, "accumulate_grad_batches: must be >0, got 0"),
+    "clipping": ([*FIT, "--trainer.gradient_clip_val", -1], 2, "gradient_clip_val: must be >0, got -1"),
+    "way of clipping": ([*FIT, "--trainer.gradient_clip_algorithm", "l1"], 2, "must be norm or value, got l1"),
+    "limit": ([*FIT, "--trainer.limit_train_batches", 2.5], 2, "limit_train_batches: must be .*got 2.5"),
+    "device": ([*FIT, "--trainer.accelerator", "abacus"], 2, "trainer: .*accelerator abacus"),
+    "device that is not there": ([*FIT, "--trainer.accelerator", "tpu"], 2, "trainer: .*accelerator tpu"),
+    "no devices": ([*FIT, "--trainer.devices", 0, "--trainer.accelerator", "cpu"], 2, "trainer: .*devices 0"),
+    "nodes": ([*FIT, "--trainer.num_nodes", 0], 2, "num_nodes: must be >0, got 0"),
+    "strategy": ([*FIT, "--trainer.strategy", "clever"], 2, "trainer: .*strategy clever"),
+    "strategy of another device": (
+        [*FIT, "--trainer.strategy", "fsdp", "--trainer.accelerator", "cpu"], 2, "trainer: .*fsdp"
+    ),
+    "precision": ([*FIT, "--trainer.precision", 8], 2, "trainer.precision: must be 64 or .*got 8"),
+    "profiler": ([*FIT, "--trainer.profiler", "x"], 2, "trainer.profiler: must be .*simple .*got x"),
+    "way of the best": ([*FIT, "--checkpoint.mode", "up"], 2, "checkpoint.mode: must be min or max, got up"),
+    "number of the best": ([*FIT, "--checkpoint.save_top_k", -5], 2, "save_top_k: must be -1 or >=0, got -5"),
+    "compiler": (
+        [*FIT, CALLBACK, "lvm_lightning.callbacks.CompiledNetworks", "--trainer.callbacks.backend", "gcc"],
+        2, "backend: must be one of .*inductor.*got gcc$",
+    ),
+    # data
+    "grey images": ([*FIT, "--data.binarisation", "none"], 2, "needs binary images, got grey ones; set"),
+    "noise on bits": ([*VAE, "--data.dequantise", "true"], 2, "data.dequantise: serves grey values, got True"),
+    "observations for a model of images": (
+        [*FIT, "--data", "lvm_lightning.data.ExponentialObservations"], 2, "PriorIWAE models images, got Exponential"
+    ),
+    "images for a model of observations": (
+        ["fit", "--config", CONFIGS / "exponential_posterior.yaml", "--data", "StaticMNIST"], 2, "models observations"
+    ),
+    "no folder": ([*FIT, "--data.source", "larochelle_murray"], 2, "data.folder: must name the folder"),
+    "no files": ([*AMAT, "nowhere"], 1, "nowhere/binarized_mnist_train.amat: found neither"),
+    "too few rows": ([*AMAT, "short"], 1, "short/.*must hold 50,000 lines of 784 bits, got 2 lines"),
+    "too few columns": ([*AMAT, "narrow"], 1, "narrow/.*must hold 50,000 lines of 784 bits, got .* 1,400 bits"),
+    "values other than 0 and 1": ([*AMAT, "grey"], 1, "grey/.*only zeros and ones, got '2' in line 2"),
+    "broken gzip": ([*AMAT, "broken_gz"], 1, "broken_gz/.*not a readable file"),
+    "broken download": (
+        [*FIT, "--data.source", "FashionMNIST", "--data.folder", "truncated"], 1, "truncated/FashionMNIST: must hold"
+    ),
+    # folders
+    "a file as folder": ([*FIT, "--trainer.logger.save_dir", "broken.yaml"], 2, "must be a folder .*broken.y"),
+    "a folder of the system": ([*FIT, "--trainer.logger.save_dir", "/proc/x"], 2, "save_dir: must be a folder .*/proc"),
+    "a run that is there": ([*SMALL_FIT, "--trainer.logger.version", 0], 2, "version: must not hold a run already"),
+    "a run without a logger": (
+        [*SMALL_FIT, "--trainer.logger", "false", "--trainer.default_root_dir", RUN], 2, "must not hold a run already"
+    ),
+    # checkpoints
+    "no checkpoint to validate": (["validate", *FIT[1:]], 2, "ckpt_path: validate needs a trained model, got none"),
+    "no checkpoint to test": (["test", *FIT[1:]], 2, "ckpt_path: test needs a trained model, got none"),
+    "no checkpoint to predict": (["predict", *FIT[1:]], 2, "ckpt_path: predict needs a trained model, got none"),
+    "no checkpoint to sample": (["sample", *FIT[1:]], 2, "ckpt_path: sample needs a trained model, got none"),
+    "no last run": (["test", *VAE[1:], "--ckpt_path", "last"], 2, "no run under runs/burda_iwae has a 'last'"),
+    "missing checkpoint": ([*TEST, "no.ckpt"], 2, "no such file: no.ckpt"),
+    "a folder as checkpoint": ([*TEST, "."], 2, "is not a readable checkpoint"),
+    "text as checkpoint": ([*TEST, "text.ckpt"], 2, "text.ckpt is not a readable checkpoint"),
+    "empty checkpoint": ([*TEST, "empty.ckpt"], 2, "empty.ckpt is not a readable checkpoint"),
+    "truncated checkpoint": ([*TEST, "truncated.ckpt"], 2, "truncated.ckpt is not a readable checkpoint"),
+    "flipped checkpoint": ([*TEST, "flipped.ckpt"], 2, "flipped.ckpt is not a readable checkpoint"),
+    "other checkpoint": ([*TEST, "other.ckpt"], 2, "other.ckpt holds no trained model"),
+    "hostile pickle": ([*TEST, "hostile.ckpt"], 2, "hostile.ckpt is not a readable checkpoint"),
+    "hostile checkpoint": ([*TEST, "hostile_zip.ckpt"], 2, "hostile_zip.ckpt is not a readable checkpoint"),
+    "hostile checkpoint to go on from": (
+        [*SMALL_FIT, "--ckpt_path", "hostile_zip.ckpt"], 2, "hostile_zip.ckpt is not a readable checkpoint"
+    ),
+    "another model's checkpoint": (
+        ["test", *VAE[1:], "--ckpt_path", LAST], 2, "model.class_path: .*PriorIWAE'.*GaussianVAE'; use the run's own"
+    ),
+    "another size": ([*TEST, LAST, "--model.latent_dim", 3], 2, "latent_dim: .* trained with 2, the .* says 3; use"),
+    "another rate": (
+        [*SMALL_FIT, "--ckpt_path", LAST, "--model.optimizer.lr", 0.1], 2, "optimizer: .*'lr': 0.008.*'lr': 0.1"
+    ),
+    "another seed": (
+        [*SMALL_FIT, "--ckpt_path", LAST, "--seed_everything", 1], 2, "seed_everything: .*started with 0, .* says 1; go"
+    ),
+    "other batches": (
+        [*SMALL_FIT, "--ckpt_path", LAST, "--data.batch_size", 60], 2, "data.batch_size: .*started with 50, .*says 60"
+    ),
+    # compare
+    "nothing to compare": (["compare"], 2, "compare needs the folders of two runs"),
+    "missing runs": (["compare", "a", "b"], 2, "no evaluation in a"),
+}  # fmt: skip
+
+
+class Hostile:
+    """A pickle that would make a file."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("touch was_run",)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run and every broken file."""
+    folder = tmp_path_factory.mktemp("mistakes") / "run"
+    folder.mkdir()
+    assert command(folder, *SMALL_FIT).status == 0
+    text = CONFIG.read_text()
+    files = {
+        "broken.yaml": b"model: [1, {",
+        "empty.yaml": b"",
+        "list.yaml": b"- 1\n- 2\n",
+        "inner_sample.yaml": text.replace("inner_samples:", "inner_sample:").encode(),
+        "max_step.yaml": text.replace("max_steps:", "max_step:").encode(),
+        "trainr.yaml": text.replace("trainer:", "trainr:").encode(),
+        "text.ckpt": b"not a checkpoint",
+        "empty.ckpt": b"",
+        "hostile.ckpt": pickle.dumps(Hostile()),
+        "short/binarized_mnist_train.amat": b"0 1 " * 784,
+        "narrow/binarized_mnist_train.amat": (b"0 " * 700 + b"\n") * 2,
+        "grey/binarized_mnist_train.amat": b"0 " * 784 + b"\n2 " + b"0 " * 783,
+        "broken_gz/binarized_mnist_train.amat.gz": gzip.compress(os.urandom(1000))[:500],
+    }
+    names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    files |= {f"truncated/FashionMNIST/raw/{name}": b"\0\0\x08\x03\0\0" for name in names}
+    whole = (folder / LAST).read_bytes()
+    files |= {"truncated.ckpt": whole[: len(whole) // 2]}
+    middle = len(whole) // 2
+    files |= {"flipped.ckpt": whole[:4] + bytes(255 - byte for byte in whole[4:middle]) + whole[middle:]}
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (folder / "short/binarized_mnist_train.amat").write_bytes((b"0 " * 784 + b"\n") * 2)
+    torch.save({"weights": torch.zeros(2)}, folder / "other.ckpt")
+    good = torch.load(folder / LAST, weights_only=True)
+    torch.save(good | {"hyper_parameters": Hostile()}, folder / "hostile_zip.ckpt")
+    return folder
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every file with its digest, every folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(WRONG) >= 60
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_is_one_line_and_changes_nothing(case: str, prepared: Path) -> None:
+    arguments, status, message = WRONG[case]
+    before = tree(prepared)
+    finished = command(prepared, *arguments)
+    assert finished.status == status, finished.err
+    *others, error = finished.err.splitlines()
+    assert all(re.match("[GT]PU available: ", line) for line in others), finished.err
+    assert error.startswith("lvm-lightning: error: ")
+    assert re.search(message, error), error
+    assert tree(prepared) == before
+
+
+def test_hostile_files_would_have_run(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two files are hostile indeed: read carelessly they run their code, which the tree above did not show."""
+    monkeypatch.chdir(tmp_path)
+    pickle.loads((prepared / "hostile.ckpt").read_bytes())
+    assert Path("was_run").exists()
+    Path("was_run").unlink()
+    torch.load(prepared / "hostile_zip.ckpt", weights_only=False)
+    assert Path("was_run").exists()
+
+
+def test_debugging_shows_it_all(prepared: Path) -> None:
+    for mistake in ([*AMAT, "grey"], [*FIT, "--data.binarisation", "none"], [*FIT, "--model.inner_samples", 0]):
+        finished = command(prepared, *mistake, environment={"LVM_DEBUG": "1"})
+        assert finished.status == 1
+        assert "Traceback (most recent call last)" in finished.err

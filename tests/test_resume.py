@@ -1,0 +1,285 @@
+"""A run that was stopped or killed goes on to the same bits."""
+
+import random
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.command import SMALL_FIT, Command, command
+
+CALLBACK = "--trainer.callbacks"
+EARLY = [
+    *[f"{CALLBACK}+", "EarlyStopping", f"{CALLBACK}.monitor", "val/bound", f"{CALLBACK}.mode", "max"],
+    *[f"{CALLBACK}.patience", 1, f"{CALLBACK}.min_delta", 0.5],
+]
+VALIDATIONS = {
+    "every 5 steps": ["--trainer.val_check_interval", 5],
+    "every epoch": ["--trainer.check_val_every_n_epoch", 1, "--trainer.val_check_interval", "1.0"],
+    "half an epoch": ["--trainer.check_val_every_n_epoch", 1, "--trainer.val_check_interval", "0.5"],
+    "none": ["--trainer.limit_val_batches", 0, "--trainer.num_sanity_val_steps", 0],
+    "early stopping": ["--trainer.val_check_interval", 5, *EARLY],
+    "early stopping by the epoch": [
+        *[
+            "--trainer.check_val_every_n_epoch",
+            1,
+            "--trainer.val_check_interval",
+            "1.0",
+            *EARLY,
+            f"{CALLBACK}.patience",
+            2,
+        ]
+    ],
+}
+RUN = Path("runs/prior_iwae/version_0")
+
+
+def stopping_at(step: int, number: int = signal.SIGTERM, *, validating: bool = False) -> list[object]:
+    options = [f"{CALLBACK}.step", step, f"{CALLBACK}.number", int(number)]
+    return [f"{CALLBACK}+", "tests.small.SignalAt", *options, f"{CALLBACK}.validating", str(validating).lower()]
+
+
+def left_by(folder: Path) -> dict[str, Any]:
+    """What a run left: curve, weights, optimiser, schedule, early stopping, and which state was the best."""
+    run = folder / RUN
+    last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    found = {name: last[name] for name in ("global_step", "state_dict", "optimizer_states", "lr_schedulers", "epoch")}
+    rows = (run / "training_bound.csv").read_text().splitlines()[1:]
+    found["curve"] = [[float(number) for number in row.split(",")] for row in rows]
+    stopping = [state for name, state in last["callbacks"].items() if name.startswith("EarlyStopping")]
+    found["stopping"] = [{k: v for k, v in state.items() if k in ("wait_count", "best_score")} for state in stopping]
+    found["score"] = last["callbacks"]["RunCheckpoint"]["best_model_score"]
+    best = run / "checkpoints/best.ckpt"
+    found["best"] = torch.load(best, weights_only=True)["state_dict"] if best.exists() else None
+    return found
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    """Bit by bit."""
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+    if isinstance(one, dict | list | tuple):
+        assert len(one) == len(other), where
+        for key in one if isinstance(one, dict) else range(len(one)):
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, where
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What the runs that nobody stops leave."""
+    found = {}
+    for name, validation in VALIDATIONS.items():
+        folder = tmp_path_factory.mktemp("whole") / "run"
+        folder.mkdir()
+        finished = command(folder, *SMALL_FIT, *validation)
+        assert finished.status == 0, finished.err
+        found[name] = left_by(folder)
+    return found
+
+
+SOME_STEPS = {
+    "every 5 steps": [1, 4, 5, 12, 30],  # before any checkpoint, before and at a validation, an epoch's last, the last
+    "every epoch": [12, 13, 24],
+    "half an epoch": [6, 12],
+    "none": [12, 30],
+    "early stopping": [7, 10],
+    "early stopping by the epoch": [12, 24],
+}
+CASES = [(name, step) for name, steps in SOME_STEPS.items() for step in steps]
+
+
+@pytest.mark.parametrize(("name", "step"), CASES)
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    name: str, step: int, whole: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    stop_and_compare(tmp_path, name, whole[name], stopping_at(step, signal.SIGTERM))
+
+
+@pytest.mark.parametrize("step", [5, 30])
+def test_a_run_that_is_stopped_in_a_validation_goes_on_to_the_same_bits(
+    step: int, whole: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    name = "every 5 steps"
+    stop_and_compare(tmp_path, name, whole[name], stopping_at(step, signal.SIGTERM, validating=True))
+
+
+def stop_and_compare(folder: Path, name: str, whole: dict[str, Any], stopping: list[object], status: int = 143) -> None:
+    """Stop, look at what is said, go on as it says, and compare with the run that nobody stopped."""
+    run = folder / "run"
+    run.mkdir()
+    stopped = command(run, *SMALL_FIT, *VALIDATIONS[name], *stopping)
+    assert stopped.status == status, stopped.err
+    line = stopped.err.splitlines()[-1]
+    advice = re.fullmatch(r"lvm-lightning: stopped by .*; saved after step (\d+); go on with: lvm-lightning (.*)", line)
+    assert advice is not None, line
+    assert torch.load(run / RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == int(advice[1])
+    resumed = command(run, *SMALL_FIT, *VALIDATIONS[name], "--ckpt_path", "last")
+    assert resumed.status == 0, resumed.err
+    assert_same(left_by(run), whole)
+
+
+def test_ctrl_c_saves_and_its_advice_can_be_followed(whole: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    stopped = command(folder, *SMALL_FIT, *stopping_at(17, signal.SIGINT))
+    assert stopped.status == 130
+    line = stopped.err.splitlines()[-1]
+    assert line.startswith("lvm-lightning: stopped by Ctrl-C; saved after step 17; go on with: lvm-lightning fit ")
+    without_signal = (folder / RUN / "config.yaml").read_text().replace("step: 17", "step: 0")
+    (folder / RUN / "config.yaml").write_text(without_signal)
+    resumed = command(folder, *line.partition("go on with: lvm-lightning ")[2].split())
+    assert resumed.status == 0, resumed.err
+    assert_same(left_by(folder), whole["every 5 steps"])
+    assert [path.name for path in (folder / RUN).parent.iterdir()] == ["version_0"]
+
+
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    twice = [*stopping_at(7, signal.SIGINT), *stopping_at(7, signal.SIGTERM)]
+    stopped = command(folder, *SMALL_FIT, *twice)
+    assert stopped.status == 143
+    assert "stopped by SIGTERM; saved after step 5; go on with" in stopped.err.splitlines()[-1]
+
+
+def test_stopping_before_anything_is_saved_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    stopped = command(folder, *SMALL_FIT, "--trainer.enable_checkpointing", "false", *stopping_at(3))
+    assert stopped.status == 143
+    assert stopped.err.splitlines()[-1] == "lvm-lightning: stopped by SIGTERM; nothing had been saved yet"
+
+
+def test_a_test_that_is_stopped_says_how_to_go_on(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    assert command(folder, *SMALL_FIT).status == 0
+    test = ["test", *SMALL_FIT[1:], "--ckpt_path", "last", "--data.eval_batch_size", 1]
+    running = Command(folder, *test)
+    wait_for(lambda: any((folder / RUN).glob("evaluation.part/*.npz")))
+    running.send(signal.SIGTERM)
+    stopped = running.wait()
+    assert stopped.status == 143
+    assert "run the same command again; a test goes on from its finished batches" in stopped.err.splitlines()[-1]
+    assert "taken over from a test that did not end" in command(folder, *test).out
+
+
+def kill_and_compare(folder: Path, number: signal.Signals, seconds: float, whole: dict[str, Any], name: str) -> bool:
+    """Send a signal after a time, whatever the run is doing; start it again until it is done; compare.
+
+    Returns:
+        Whether the signal came before the end.
+    """
+    often = ["--checkpoint.last_every_seconds", 0]
+    running = Command(folder, *SMALL_FIT, *VALIDATIONS[name], *often)
+    wait_for(lambda: (folder / RUN / "config.yaml").exists() or not running.process.is_alive())
+    time.sleep(seconds)
+    running.send(number)
+    stopped = running.wait()
+    assert stopped.status in (0, -number if number == signal.SIGKILL else 128 + number), stopped.err
+    for checkpoint in folder.glob("runs/*/*/checkpoints/*.ckpt"):
+        torch.load(checkpoint, weights_only=True)
+    last = folder / RUN / "checkpoints" / "last.ckpt"
+    if last.exists():
+        again = ["--ckpt_path", last]
+    else:  # killed before the first step was saved: the run begins anew
+        shutil.rmtree(folder / "runs")
+        again = []
+    resumed = command(folder, *SMALL_FIT, *VALIDATIONS[name], *often, *again)
+    assert resumed.status == 0, resumed.err
+    assert_same(left_by(folder), whole)
+    assert not list(folder.rglob("*.part"))
+    return stopped.status != 0
+
+
+def kill_at_random(kills: int, whole: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    draw, struck = random.Random(0), 0
+    for number in range(kills):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        kind = (signal.SIGKILL, signal.SIGTERM)[number % 2]
+        name = ("every 5 steps", "every epoch")[number // 2 % 2]
+        struck += kill_and_compare(folder, kind, draw.uniform(0, 1.0), whole[name], name)
+    assert struck > kills / 2, "most kills came too late to test anything"
+
+
+def test_kills_at_random_moments(whole: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    """The short form of the soak test below."""
+    kill_at_random(4, whole, tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_twenty_kills_at_random_moments(whole: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    kill_at_random(20, whole, tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", VALIDATIONS)
+def test_stopping_at_every_step(name: str, whole: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    for step in range(1, whole[name]["global_step"] + 1):
+        (tmp_path / str(step)).mkdir()
+        stop_and_compare(tmp_path / str(step), name, whole[name], stopping_at(step))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until something is the case."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.01)
+
+
+def test_parts_of_a_killed_run_are_cleared_away(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    assert command(folder, *SMALL_FIT, *stopping_at(7)).status == 143
+    part = folder / RUN / "checkpoints" / "last.ckpt.123.part"
+    part.write_bytes(b"half of it")
+    assert command(folder, *SMALL_FIT, "--ckpt_path", "last").status == 0
+    assert not part.exists()
+
+
+def test_two_runs_that_start_together_take_two_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    together = [Command(folder, *SMALL_FIT, "--trainer.max_steps", 1) for _ in range(3)]
+    assert [running.wait().status for running in together] == [0, 0, 0]
+    assert sorted(path.name for path in (folder / RUN).parent.iterdir()) == ["version_0", "version_1", "version_2"]
+    for path in (folder / RUN).parent.iterdir():
+        assert len(list(path.glob("events*"))) == 1
+
+
+def test_a_disk_that_is_full_is_one_line_and_keeps_the_last_state(tmp_path: Path) -> None:
+    """A limit on the size of a file stands for the disk: writing fails in the same way."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    assert command(folder, *SMALL_FIT, *stopping_at(7)).status == 143
+    before = (folder / RUN / "checkpoints/last.ckpt").read_bytes()
+    full = command(folder, *SMALL_FIT, "--ckpt_path", "last", environment={"LVM_TEST_FILE_LIMIT": "4096"})
+    assert full.status == 1
+    error = full.err.splitlines()[-1]
+    assert error.startswith("lvm-lightning: error: ")
+    assert "File too large; saved after step 7; go on with: lvm-lightning fit --config" in error
+    assert (folder / RUN / "checkpoints/last.ckpt").read_bytes() == before
+
+
+def test_too_little_room_is_found_before_training(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    refused = command(folder, *SMALL_FIT, environment={"LVM_TEST_FREE_BYTES": "1000"})
+    assert refused.status == 1
+    assert re.search(r"the disk has 0 MB left, a run needs about 20 MB; free some", refused.err.splitlines()[-1])
+    assert not list(folder.iterdir())
