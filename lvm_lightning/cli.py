@@ -27,7 +27,6 @@ from lvm_lightning.callbacks import (
     PosteriorPictures,
     Predictions,
     RunCheckpoint,
-    TakeSignals,
     TrainingBound,
 )
 from lvm_lightning.callbacks.run_checkpoint import LAST
@@ -198,7 +197,7 @@ class CLI(LightningCLI):
     def _instantiate_our_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = self._get(self.config_init, "trainer")
         keys = self._parser(self.subcommand).callback_keys
-        own: list[pl.Callback] = [TakeSignals(self.stop), FiniteGuard()]
+        own: list[pl.Callback] = [FiniteGuard()]
         if trainer.get("enable_progress_bar") is not False:
             own.append(BoundProgressBar())
         if trainer.get("enable_checkpointing") is False:
@@ -214,7 +213,10 @@ class CLI(LightningCLI):
             if trainer.get("logger") is not False:
                 own.append(LearningRateMonitor(logging_interval="step"))
         trainer.callbacks = [*as_list(trainer.get("callbacks")), *own]
-        return super().instantiate_trainer(**kwargs)
+        made = super().instantiate_trainer(**kwargs)
+        if isinstance(made, Trainer):
+            made.stop = self.stop
+        return made
 
     def _callbacks_of_the_subcommand(self) -> list[pl.Callback]:
         """What the subcommand and the model have a use for: every callback costs time at each step."""

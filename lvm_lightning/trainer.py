@@ -26,6 +26,7 @@ from lvm_lightning.errors import UserError
 from lvm_lightning.evaluation.report import Provenance
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.sampling import write_samples
+from lvm_lightning.signals import StopSignals
 from lvm_lightning.tightness import write_tightness
 
 OWN_SUBCOMMANDS = ("sample", "tightness", "anneal", "diagnose")
@@ -78,7 +79,7 @@ class Trainer(pl.Trainer):
     some of them late and others never. The limits also because ``typing`` may hand out Lightning's
     ``Union[int, float]`` with its members swapped, whichever some other library made first; then 1 on the command line
     would be 1.0, all batches. (No restricted type for them: it would take 1.0 for the whole number 1.)
-    Checkpoints are written and read by :class:`SafeCheckpointIO`.
+    Checkpoints are written and read by :class:`SafeCheckpointIO`; :attr:`stop` is what SIGTERM and Ctrl-C do.
 
     Two of Lightning's habits cost a tenth of a 10 ms step and are left out: without a GPU, torch asking the driver for
     one at each optimiser step, and a profiler that is entered forty times a step to record nothing.
@@ -117,6 +118,7 @@ class Trainer(pl.Trainer):
         }
         for name, value in limits.items():
             require_batches(name, value, least=1 if name == "val_check_interval" else 0)
+        self.stop: StopSignals | None = None
         if not torch.cuda.is_available():
             os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
         super().__init__(
@@ -140,6 +142,16 @@ class Trainer(pl.Trainer):
             plugins=with_safe_checkpoints(plugins),
             **kwargs,
         )
+
+    def _run_stage(self) -> Any:
+        """Take SIGTERM and Ctrl-C over again.
+
+        Lightning has just put its own handler for SIGTERM in place. That one exits with status 0, saves nothing, and
+        with several processes starts a broadcast from inside the handler, in the middle of whatever else they send.
+        """
+        if self.stop is not None:
+            self.stop.install()
+        return super()._run_stage()
 
     def sample(
         self,

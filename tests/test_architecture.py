@@ -61,7 +61,7 @@ ROOMS: dict[str, set[str]] = {
     "runs": {"callbacks", "checkpoints", "errors"},
     "trainer": {
         *{"argtypes", "annealed", "callbacks", "checkpoints", "diagnosis", "errors", "evaluation", "modules"},
-        *{"sampling", "tightness"},
+        *{"sampling", "signals", "tightness"},
     },
     "cli": {
         *{

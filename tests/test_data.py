@@ -1,7 +1,13 @@
 """The data that never goes missing: the packed file, the binarisation, the batches, the .amat files."""
 
+import functools
 import gzip
+import hashlib
+import http.server
 import struct
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +23,9 @@ from lvm_lightning.data.binarisation import bernoulli_pixels, philox, random_byt
 from lvm_lightning.data.images import ImageSet
 from lvm_lightning.data.loader import Batch, BatchLoader
 from lvm_lightning.data.mnist import DamagedFileError, GreyImages, load_mnist, pack_mnist, packaged_file
+from lvm_lightning.data.torchvision_sets import DownloadError
+from lvm_lightning.files import replacing
+from tests.command import SERVER
 from tests.conftest import assert_within
 
 DIGEST_OF_SEED_0 = "7348a9e0009acdb8bb4c74b26d0e4342ee0f58c6a5d1594bcb69e7dcdb3f7f7a"
@@ -401,3 +410,89 @@ def test_a_data_module_is_what_lightning_takes(static: StaticMNIST) -> None:
     assert isinstance(static, pl.LightningDataModule)
     assert len(static.train_dataloader()) == 195
     assert len(static.test_dataloader()) == 10
+
+
+NAMES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """FashionMNIST's four files, small, on a mirror of their own: what torchvision's class must know of it."""
+    folder = tmp_path / "mirror"
+    idx_folder(folder / "files", 10_050, 20)
+    resources = []
+    for name in NAMES:
+        packed = gzip.compress((folder / "files" / name).read_bytes(), compresslevel=1)
+        (folder / f"{name}.gz").write_bytes(packed)
+        resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("localhost", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield {"mirrors": [f"http://localhost:{server.server_port}/"], "resources": resources}
+        server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
+
+
+def prepare(attributes: dict[str, Any], root: str, start: float) -> None:
+    """Download from that mirror, in a process of its own, at an agreed moment."""
+    from torchvision.datasets import FashionMNIST
+
+    for name, value in attributes.items():
+        setattr(FashionMNIST, name, value)
+    time.sleep(max(0.0, start - time.time()))
+    data = StaticMNIST(source="FashionMNIST", folder=root, batch_size=10)
+    data.prepare_data()
+    data.setup()
+    assert len(data.splits["train"].images) == 50
+
+
+def test_processes_that_prepare_at_the_same_time_download_once(tmp_path: Path, mirror: dict[str, Any]) -> None:
+    root, start = tmp_path / "data", time.time() + 1
+    processes = [SERVER.Process(target=prepare, args=(mirror, str(root), start)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0, 0]
+    for name in NAMES:
+        assert (root / "FashionMNIST" / "raw" / name).read_bytes() == (tmp_path / "mirror/files" / name).read_bytes()
+    assert sorted(path.name for path in root.iterdir()) == [".FashionMNIST.lock", "FashionMNIST"]
+
+
+def test_a_mirror_that_fails_leaves_nothing_and_says_what_to_do(
+    tmp_path: Path, mirror: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.datasets import FashionMNIST
+
+    (tmp_path / "mirror" / f"{NAMES[-1]}.gz").write_bytes(b"another file")
+    for name, value in mirror.items():
+        monkeypatch.setattr(FashionMNIST, name, value)
+    data = StaticMNIST(source="FashionMNIST", folder=str(tmp_path / "data"))
+    with pytest.raises(DownloadError, match=r"(?s)FashionMNIST could not be downloaded .*; with its files in .*/raw"):
+        data.prepare_data()
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [".FashionMNIST.lock"]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    with replacing(path) as file:
+        file.write(b"first")
+
+    def write_half() -> None:
+        with replacing(path, durable=True) as file:
+            file.write(b"sec")
+            file.flush()
+            assert path.read_bytes() == b"first"
+            raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        write_half()
+    assert path.read_bytes() == b"first"
+    with replacing(path, durable=True) as file:
+        file.write(b"second")
+    assert path.read_bytes() == b"second"
+    assert [p.name for p in path.parent.iterdir()] == ["file"]

@@ -119,16 +119,18 @@ def under_slurm(rank: int, port: int) -> dict[str, str]:
 
 
 LAUNCHERS = {"torchrun": under_torchrun, "srun": under_slurm}
+AS_IN_THE_SCRIPT = {
+    "torchrun": [],
+    "srun": ["--trainer.plugins", "SLURMEnvironment", "--trainer.plugins.auto_requeue", "false"],
+}
 RUN = Path("runs/prior_iwae/version_0")
 
 
 def start_two(folder: Path, *arguments: object, launcher: str = "torchrun") -> list[Command]:
     """The small run on two processes, each started as a launcher would."""
     folder.mkdir(exist_ok=True)
-    port = free_port()
-    return [
-        Command(folder, *SMALL_FIT, *TWO, *arguments, environment=LAUNCHERS[launcher](rank, port)) for rank in (0, 1)
-    ]
+    port, arguments_of_all = free_port(), [*SMALL_FIT, *TWO, *AS_IN_THE_SCRIPT[launcher], *arguments]
+    return [Command(folder, *arguments_of_all, environment=LAUNCHERS[launcher](rank, port)) for rank in (0, 1)]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from lvm_lightning.callbacks.posterior_pictures import PosteriorPictures
 from lvm_lightning.callbacks.predictions import Predictions
 from lvm_lightning.callbacks.progress import BoundProgressBar
 from lvm_lightning.callbacks.run_checkpoint import RunCheckpoint
-from lvm_lightning.callbacks.take_signals import TakeSignals
 from lvm_lightning.callbacks.training_bound import TrainingBound
 
 __all__ = [
@@ -22,6 +21,5 @@ __all__ = [
     "PosteriorPictures",
     "Predictions",
     "RunCheckpoint",
-    "TakeSignals",
     "TrainingBound",
 ]
