@@ -44,7 +44,7 @@ from lvm_lightning.errors import PROGRAM, UserError, debugging, one_line
 from lvm_lightning.files import free_bytes, replacing
 from lvm_lightning.modules import ExponentialPosterior, GaussianVAE
 from lvm_lightning.modules.base import LatentVariableModule
-from lvm_lightning.parsing import Parser
+from lvm_lightning.parsing import Parser, require_groups
 from lvm_lightning.runs import (
     as_list,
     continue_run_folder,
@@ -60,6 +60,7 @@ DESCRIPTION = f"Latent-variable models on PyTorch Lightning. '{PROGRAM} compare 
 ARGUMENT_ERRORS = (ValueError, TypeError, MisconfigurationException, ModuleNotFoundError, NotImplementedError)
 CHECKPOINTS, OTHER_FILES = 3, 20_000_000
 """Checkpoints that a run may have at a time, each with two moments of every weight; bytes of everything else."""
+GROUPS = ("trainer", "checkpoint", "pictures", "evaluation")
 NEEDS_CHECKPOINT = ("validate", "test", "predict", *OWN_SUBCOMMANDS)
 
 
@@ -138,6 +139,11 @@ class CLI(LightningCLI):
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})  # EvaluationReport's table has the units and standard errors
         return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse them, once the config files have the form that the parser takes for granted."""
+        require_groups(sys.argv, GROUPS)
+        super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:
         """Find and check the checkpoint. Lightning would let its hyper-parameters replace the configuration's."""

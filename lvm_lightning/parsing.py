@@ -4,12 +4,14 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lvm_lightning.errors import PROGRAM, debugging, one_line
+from lvm_lightning.errors import PROGRAM, UserError, debugging, one_line
 
 _OPEN, _CLOSE = "⟦", "⟧"
 """Around what the parser of a class says: the parsers above it wrap it in accounts of everything else they tried."""
@@ -35,6 +37,27 @@ class Parser(LightningArgumentParser):
         command = parser.prog.replace(" [options]", "")
         print(f"{PROGRAM}: error: {told}; '{command} --help' lists the arguments", file=sys.stderr)
         sys.exit(2)
+
+
+def require_groups(arguments: Sequence[str], groups: Sequence[str]) -> None:
+    """Refuse a config in which a group of settings is something else: jsonargparse would pass over it in silence.
+
+    Args:
+        arguments: the command's.
+        groups: names of the groups.
+
+    Raises:
+        UserError: naming the file and the group.
+    """
+    named = re.findall(r"(?<!\S)(?:--config|-c)[= ](\S+)", " ".join(arguments))
+    for path in filter(Path.is_file, map(Path, named)):
+        try:
+            content = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError, OSError):
+            continue  # the parser tells it better
+        for group in groups if isinstance(content, dict) else ():
+            if not isinstance(content.get(group), dict | None):
+                raise UserError(f"{group}: must be settings by name in {path}, got {content[group]!r}")
 
 
 def tell(message: str, known: Iterable[str]) -> str:

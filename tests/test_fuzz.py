@@ -165,7 +165,8 @@ def run_or_one_line(config: Config) -> int:
         folder = Path(name) / "run"
         folder.mkdir()
         (folder / "fuzzed.yaml").write_text(yaml.safe_dump(config, allow_unicode=True))
-        finished = command(folder, "fit", "--config", "fuzzed.yaml", "--trainer.enable_progress_bar", "false")
+        limits = ["--trainer.max_time", "00:00:00:10", "--trainer.enable_progress_bar", "false"]
+        finished = command(folder, "fit", "--config", "fuzzed.yaml", *limits)
     assert finished.status in (0, 1, 2), finished.err
     assert "Traceback" not in finished.err, finished.err
     errors = [line for line in finished.err.splitlines() if "lvm-lightning: error: " in line]
