@@ -2,21 +2,23 @@
 
 import contextlib
 import logging
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import yaml
-from jsonargparse import Namespace
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 
 from lvm_lightning.callbacks import (
     BoundProgressBar,
@@ -90,7 +92,11 @@ class SaveRunConfig(SaveConfigCallback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the settings that the steps depend on, as plain values."""
-        checkpoint[SETTINGS] = settings_of(plain(self.parser, self.config))
+        checkpoint[SETTINGS] = self._settings
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        return settings_of(yaml.safe_load(self.parser.dump(self.config, skip_none=False, skip_validation=True)))
 
 
 class CLI(LightningCLI):
@@ -157,7 +163,7 @@ class CLI(LightningCLI):
             require_same_model(path, checkpoint, self.config_dump["model"], self.config.subcommand)
             if self.config.subcommand == "fit":
                 for note in require_same_run(path, checkpoint, settings_of(self.config_dump)):
-                    print(f"{PROGRAM}: note: {note}", file=sys.stderr)
+                    rank_zero_info(f"{PROGRAM}: note: {note}")
             continue_run_folder(settings, path)
         elif self.config.subcommand in NEEDS_CHECKPOINT:
             raise UserError(
@@ -243,7 +249,8 @@ class CLI(LightningCLI):
             self.datamodule.train_dataloader()
         except ValueError as error:
             raise UserError(str(error)) from error
-        folder = self._new_folder or Path(self.trainer.default_root_dir)
+        logger = logger_arguments(self.config[self.subcommand])
+        folder = Path(logger.get("save_dir") or self.trainer.default_root_dir)
         need = CHECKPOINTS * 3 * sum(p.numel() * p.element_size() for p in self.model.parameters()) + OTHER_FILES
         if free_bytes(folder) < need:
             raise OSError(
@@ -274,17 +281,18 @@ class CLI(LightningCLI):
 
     def _how_to_go_on(self, subcommand: str) -> str:
         """The command that goes on from the last checkpoint, or from the finished batches of a test."""
-        if subcommand != "fit" or self.trainer.state.fn == TrainerFn.TESTING:
-            return (
-                "run the same command again; a test goes on from its finished batches" if subcommand == "test" else ""
-            )
+        if subcommand == "test":
+            return "run the same command again; a test goes on from its finished batches"
+        if subcommand != "fit":
+            return ""
         folder = getattr(self.trainer.checkpoint_callback, "dirpath", None)
         last = Path(folder or ".") / LAST
         if folder is None or not last.exists():
             return "nothing had been saved yet"
-        step = read_checkpoint(last)["global_step"]
-        config = run_of(last) / "config.yaml"
-        return f"saved after step {step:,}; go on with: {PROGRAM} fit --config {config} --ckpt_path {last}"
+        where = f"--config {shlex.quote(str(run_of(last) / 'config.yaml'))} --ckpt_path {shlex.quote(str(last))}"
+        if self.trainer.state.fn == TrainerFn.TESTING:
+            return f"the training is done; go on with: {PROGRAM} test {where}"
+        return f"saved after step {read_checkpoint(last)['global_step']:,}; go on with: {PROGRAM} fit {where}"
 
 
 def what_happened(error: OSError | RuntimeError) -> str | None:
@@ -306,12 +314,6 @@ def started_by_lightning(trainer: pl.Trainer) -> bool:
     """Whether this is a process that the main one started: that one answers for both."""
     environment = getattr(trainer.strategy, "cluster_environment", None)
     return isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
-
-
-def plain(parser: Any, config: Namespace) -> dict[str, Any]:
-    """A configuration as plain values."""
-    content: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False, skip_validation=True))
-    return content
 
 
 def compare_runs(arguments: list[str]) -> int:

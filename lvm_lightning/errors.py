@@ -20,7 +20,7 @@ def one_line(message: str) -> str:
     union = re.search(r"Does not validate against any of the Union subtypes.*?Errors: - (.*?) Given value type:", flat)
     if union is None:
         return flat
-    expected = [e for e in union[1].split(" - ") if "NoneType" not in e]
+    expected = [e for e in union[1].split(" - ") if "<class 'NoneType'>" not in e]
     ours = [e for e in expected if re.match(r"[a-z_.]+: must ", e)]
     if ours:  # they name the value themselves
         return ours[0]

@@ -345,6 +345,8 @@ def test_an_output_bias_needs_a_linear_last_layer(tmp_path: Path) -> None:
     )
 
     class Grey(SmallImages):
+        image_shape = (28, 28)
+
         def setup(self, stage: str | None = None) -> None:
             self.splits = {s: ImageSet(torch.zeros(300, 784, dtype=torch.uint8), torch.zeros(300)) for s in self._SETS}
 

@@ -164,6 +164,16 @@ class LatentVariableModule(pl.LightningModule, ABC):
         noise = torch.randn(count, self.prior.dim, generator=generator, dtype=self.latent_dtype)
         return self.prior.transform(noise.to(self.device))
 
+    def require_callables(self, **given: object) -> None:
+        """Refuse null where a class must be.
+
+        Raises:
+            ValueError: naming the argument.
+        """
+        for name, value in given.items():
+            if not callable(value):
+                raise ValueError(f"model.{name}: must be a class or its import path, got {value}")  # noqa: TRY004
+
     def forget_callables(self) -> None:
         """Keep only plain hyper-parameters: a checkpoint with a function in it could not be read safely.
 
@@ -264,10 +274,7 @@ class LatentVariableModule(pl.LightningModule, ABC):
             ValueError: if torch refuses their arguments, if a rate is negative, or if the schedule is shorter than the
                 training: torch would stop it in the middle.
         """
-        if not callable(self._optimizer):
-            raise ValueError(  # noqa: TRY004 - the value of an argument is wrong
-                f"model.optimizer: must be an optimiser, got {self._optimizer}; give one of torch.optim"
-            )
+        self.require_callables(optimizer=self._optimizer)
         try:
             optimizer = self._optimizer(self.parameters())
         except (ValueError, TypeError, RuntimeError) as error:

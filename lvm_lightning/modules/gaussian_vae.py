@@ -124,6 +124,9 @@ class GaussianVAE(LatentVariableModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(optimizer, lr_scheduler)
+        self.require_callables(
+            encoder=encoder, decoder=decoder, posterior=posterior, prior=prior, likelihood=likelihood
+        )
         self.objective = Objective(outer_samples, inner_samples, alpha, estimator, decoder_bound)
         self.save_hyperparameters()
         self.forget_callables()

@@ -88,6 +88,7 @@ class PriorIWAE(LatentVariableModule):
         for name, samples in [("outer_samples", outer_samples), ("inner_samples", inner_samples)]:
             if samples < 1:
                 raise ValueError(f"model.{name}: must be at least 1, got {samples}; a bound needs a sample")
+        self.require_callables(decoder=decoder)
         if points == "sobol" and latent_dim > SobolEngine.MAXDIM:
             raise ValueError(
                 f"model.latent_dim: Sobol points have at most {SobolEngine.MAXDIM:,} dimensions, got {latent_dim:,}; "
