@@ -257,6 +257,18 @@ def test_a_mistake_is_one_line_and_changes_nothing(case: str, prepared: Path) ->
     assert tree(prepared) == before
 
 
+def test_an_unknown_quantity_to_monitor_is_found_before_training(tmp_path: Path) -> None:
+    """Which quantities there are, only a validation shows: the one before training."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    finished = command(folder, *SMALL_FIT, "--checkpoint.monitor", "val/bond")
+    assert finished.status == 2
+    assert (
+        "checkpoint.monitor: must be one of val/bound, val/bound_stderr, got val/bond" in finished.err.splitlines()[-1]
+    )
+    assert not list(folder.rglob("*.ckpt"))
+
+
 def test_hostile_files_would_have_run(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The two files are hostile indeed: read carelessly they run their code, which the tree above did not show."""
     monkeypatch.chdir(tmp_path)

@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lvm_lightning.argtypes import NonNegativeFloat, OrUnlimited
+from lvm_lightning.errors import UserError
 from lvm_lightning.signals import Stopped, StopSignals
 
 LAST = "last.ckpt"
@@ -75,7 +76,7 @@ class RunCheckpoint(ModelCheckpoint):
         """Find out before training that the monitored quantity does not exist."""
         if self.monitor is not None and self.monitor not in trainer.callback_metrics:
             known = ", ".join(sorted(trainer.callback_metrics))
-            raise ValueError(f"checkpoint.monitor: must be one of {known}, got {self.monitor}")
+            raise UserError(f"checkpoint.monitor: must be one of {known}, got {self.monitor}")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on a signal waits for the end of the step; parts that a killed run left behind go."""
