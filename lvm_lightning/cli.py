@@ -164,7 +164,8 @@ class CLI(LightningCLI):
             if self.config.subcommand == "fit":
                 for note in require_same_run(path, checkpoint, settings_of(self.config_dump)):
                     rank_zero_info(f"{PROGRAM}: note: {note}")
-            continue_run_folder(settings, path)
+            if self.config.subcommand != "fit" or path.name == LAST:  # from an earlier state, a run of its own
+                continue_run_folder(settings, path)
         elif self.config.subcommand in NEEDS_CHECKPOINT:
             raise UserError(
                 f"ckpt_path: {self.config.subcommand} needs a trained model, got none; train one with '{PROGRAM} fit' "

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.command import SMALL_FIT, Command, command
+from tests.command import SMALL_FIT, STEPS, Command, command
 
 CALLBACK = "--trainer.callbacks"
 EARLY = [
@@ -142,6 +142,29 @@ def test_ctrl_c_saves_and_its_advice_can_be_followed(whole: dict[str, dict[str, 
     assert resumed.status == 0, resumed.err
     assert_same(left_by(folder), whole["every 5 steps"])
     assert [path.name for path in (folder / RUN).parent.iterdir()] == ["version_0"]
+
+
+def test_a_run_whose_folder_has_moved_keeps_its_best_state(whole: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    folder.mkdir()
+    assert command(folder, *SMALL_FIT, *stopping_at(27)).status == 143
+    (elsewhere / RUN).parent.mkdir(parents=True)
+    (folder / RUN).rename(elsewhere / RUN)
+    resumed = command(folder, *SMALL_FIT, "--ckpt_path", elsewhere / RUN / "checkpoints/last.ckpt")
+    assert resumed.status == 0, resumed.err
+    assert_same(left_by(elsewhere), whole["every 5 steps"])
+    assert "changed" not in resumed.err
+
+
+def test_going_on_from_the_best_state_is_a_run_of_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    assert command(folder, *SMALL_FIT, *stopping_at(27)).status == 143
+    before = {path: path.read_bytes() for path in (folder / RUN).rglob("*") if path.is_file()}
+    assert command(folder, *SMALL_FIT, "--ckpt_path", "best").status == 0
+    assert {path: path.read_bytes() for path in (folder / RUN).rglob("*") if path.is_file()} == before
+    new = folder / RUN.parent / "version_1" / "checkpoints" / "last.ckpt"
+    assert torch.load(new, weights_only=True)["global_step"] == STEPS
 
 
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:

@@ -130,6 +130,25 @@ class RunCheckpoint(ModelCheckpoint):
         super().on_exception(trainer, pl_module, exception)
         self._stop_deferring()
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint's best state, wherever the run's folder lies now.
+
+        Lightning forgets the best score where the path has changed, and would take the next state for the best.
+        """
+        best = state_dict["best_k_models"]
+        if self.dirpath is not None and all((Path(self.dirpath) / Path(path).name).exists() for path in best):
+            state_dict = {
+                **state_dict,
+                "dirpath": self.dirpath,
+                "best_k_models": {self._here(p): best[p] for p in best},
+            }
+            for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                state_dict[name] = self._here(state_dict[name])
+        super().load_state_dict(state_dict)
+
+    def _here(self, path: str) -> str:
+        return str(Path(self.dirpath or "") / Path(path).name) if path else path
+
     @property
     def _asked_to_stop(self) -> bool:
         return self.stop is not None and self.stop.received is not None
