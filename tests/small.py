@@ -59,13 +59,19 @@ class SignalAt(pl.Callback):
 
     def __init__(self, step: int, number: int = 15, validating: bool = False, rank: int = 0) -> None:
         self.step, self.number, self.validating, self.rank = step, number, validating, rank
+        self.sent = False
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
-        if not self.validating and trainer.global_step + 1 == self.step and trainer.global_rank == self.rank:
-            os.kill(os.getpid(), self.number)
+        if not self.validating and trainer.global_step + 1 == self.step:
+            self._send(trainer)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, i: int, j: int = 0
     ) -> None:
-        if self.validating and i == 0 and trainer.global_step == self.step and trainer.global_rank == self.rank:
+        if self.validating and trainer.global_step == self.step:
+            self._send(trainer)
+
+    def _send(self, trainer: pl.Trainer) -> None:
+        if not self.sent and trainer.global_rank == self.rank:
+            self.sent = True
             os.kill(os.getpid(), self.number)

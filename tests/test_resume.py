@@ -23,6 +23,7 @@ VALIDATIONS = {
     "every 5 steps": ["--trainer.val_check_interval", 5],
     "every epoch": ["--trainer.check_val_every_n_epoch", 1, "--trainer.val_check_interval", "1.0"],
     "half an epoch": ["--trainer.check_val_every_n_epoch", 1, "--trainer.val_check_interval", "0.5"],
+    "accumulated gradients": ["--trainer.val_check_interval", 5, "--trainer.accumulate_grad_batches", 3],
     "none": ["--trainer.limit_val_batches", 0, "--trainer.num_sanity_val_steps", 0],
     "early stopping": ["--trainer.val_check_interval", 5, *EARLY],
     "early stopping by the epoch": [
@@ -92,6 +93,7 @@ SOME_STEPS = {
     "every 5 steps": [1, 4, 5, 12, 30],  # before any checkpoint, before and at a validation, an epoch's last, the last
     "every epoch": [12, 13, 24],
     "half an epoch": [6, 12],
+    "accumulated gradients": [2, 5, 12],  # validations in the middle of a step
     "none": [12, 30],
     "early stopping": [7, 10],
     "early stopping by the epoch": [12, 24],

@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lvm_lightning.argtypes import NonNegativeFloat, OrUnlimited
+from lvm_lightning.callbacks.run_folder import has_stepped
 from lvm_lightning.errors import UserError
 from lvm_lightning.signals import Stopped, StopSignals
 
@@ -100,7 +101,9 @@ class RunCheckpoint(ModelCheckpoint):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         late = time.monotonic() - self._saved_at > self.last_every_seconds
         stopping, late = self._agreed(trainer, self._asked_to_stop, late)
-        if not (stopping or late or trainer.global_step == trainer.max_steps) or self._goes_on_at_once(trainer):
+        if not (stopping or late or trainer.global_step == trainer.max_steps):
+            return
+        if not has_stepped(trainer) or self._goes_on_at_once(trainer):
             return
         self._save_last(trainer)
         self._raise_if(stopping and not self._over(trainer))
@@ -114,7 +117,7 @@ class RunCheckpoint(ModelCheckpoint):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the best state if this is it, and the last one in any case."""
         super().on_validation_end(trainer, pl_module)
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and has_stepped(trainer):
             self._save_last(trainer)
             (stopping,) = self._agreed(trainer, self._asked_to_stop)
             self._raise_if(stopping and not self._over(trainer))

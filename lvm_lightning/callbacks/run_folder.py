@@ -1,4 +1,4 @@
-"""The run's folder: where everything that a run leaves behind lies."""
+"""The run's folder, where everything that a run leaves behind lies, and where in it the run is."""
 
 from pathlib import Path
 
@@ -15,6 +15,11 @@ def run_folder(trainer: pl.Trainer) -> Path:
     The logger's folder is broadcast: every process must ask for it, or those that do wait for ever.
     """
     return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def has_stepped(trainer: pl.Trainer) -> bool:
+    """Whether the last batch ended a step. With accumulated gradients a step takes several; no state lies between."""
+    return trainer.accumulate_grad_batches == 1 or not trainer.fit_loop.epoch_loop._should_accumulate()
 
 
 def publish(trainer: pl.Trainer, folder: Path, figure: Figure, name: str) -> None:

@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lvm_lightning.callbacks.run_folder import publish, run_folder
+from lvm_lightning.callbacks.run_folder import has_stepped, publish, run_folder
 from lvm_lightning.figures import training_curve
 from lvm_lightning.files import replacing
 from lvm_lightning.modules.base import LatentVariableModule
@@ -31,6 +31,7 @@ class TrainingBound(pl.Callback):
     def __init__(self) -> None:
         self.bounds: list[float] = []
         self._pending: list[Tensor] = []
+        self._parts: list[Tensor] = []
         self._strategy: Strategy | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -41,7 +42,11 @@ class TrainingBound(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the step's bound on its device; every n steps, log."""
-        self._pending.append(outputs["bound"])
+        self._parts.append(outputs["bound"])
+        if not has_stepped(trainer):
+            return
+        self._pending.append(self._parts[0] if len(self._parts) == 1 else torch.stack(self._parts).mean())
+        self._parts = []
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if trainer.global_step % every == 0:
             self._flush()
