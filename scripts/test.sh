@@ -5,4 +5,4 @@ cd "$(dirname "$0")/.."
 . scripts/environment.sh
 
 prepare_environment '.[dev]'
-python -m pytest -n 2 --dist loadfile "$@"
+python -m pytest -n 2 --dist worksteal "$@"
