@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import itertools
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lvm_lightning.errors import PROGRAM, UserError, debugging, one_line
 
+A_CLASS = "a class or its import path"
+_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "collections.abc.Sequence": "a list"}
 _OPEN, _CLOSE = "⟦", "⟧"
 """Around what the parser of a class says: the parsers above it wrap it in accounts of everything else they tried."""
 
@@ -49,7 +52,8 @@ def require_groups(arguments: Sequence[str], groups: Sequence[str]) -> None:
     Raises:
         UserError: naming the file and the group.
     """
-    named = re.findall(r"(?<!\S)(?:--config|-c)[= ](\S+)", " ".join(arguments))
+    named = [value for name, value in itertools.pairwise(arguments) if name in ("--config", "-c")]
+    named += [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
     for path in filter(Path.is_file, map(Path, named)):
         try:
             content = yaml.safe_load(path.read_text())
@@ -104,10 +108,6 @@ def _types(text: str) -> str:
     names = [rule for rule in rules if rule.isidentifier()]
     near = nearest(value, [*names, *(_class_names() if A_CLASS in rules else ())])
     return f"must be {' or '.join(dict.fromkeys(rules))}, got {value}{near}"
-
-
-A_CLASS = "a class or its import path"
-_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "collections.abc.Sequence": "a list"}
 
 
 def _rules_of(alternative: str) -> list[str]:

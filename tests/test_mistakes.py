@@ -50,7 +50,7 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
     "group": ([*FIT, "--modle.latent_dim", 3], 2, "modle.latent_dim: .* did you mean model.latent_dim?"),
     "key in a file": (["fit", "--config", "inner_sample.yaml"], 2, "model.inner_sample: .*mean inner_samples?"),
     "trainer's key in a file": (["fit", "--config", "max_step.yaml"], 2, "max_step: .*mean trainer.max_steps?"),
-    "a number for a group": (["fit", "--config", "number.yaml"], 2, "trainer: must be settings by name .*got 293"),
+    "a number for a group": (["fit", "--config=a number.yaml"], 2, "trainer: must be settings by name .*got 293"),
     "group in a file": (["fit", "--config", "trainr.yaml"], 2, "trainr.* did you mean trainer"),
     # classes and choices
     "model": ([*FIT, "--model", "PriorIWEA"], 2, "model: must be a class .*got PriorIWEA; did you mean PriorIWAE?"),
@@ -206,7 +206,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "inner_sample.yaml": text.replace("inner_samples:", "inner_sample:").encode(),
         "max_step.yaml": text.replace("max_steps:", "max_step:").encode(),
         "trainr.yaml": text.replace("trainer:", "trainr:").encode(),
-        "number.yaml": re.sub(r"trainer:\n(  .*\n)*", "trainer: 293\n", text).encode(),
+        "a number.yaml": re.sub(r"trainer:\n(  .*\n)*", "trainer: 293\n", text).encode(),
         "text.ckpt": b"not a checkpoint",
         "empty.ckpt": b"",
         "hostile.ckpt": pickle.dumps(Hostile()),
