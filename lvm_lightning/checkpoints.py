@@ -34,9 +34,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Detected pickle protocol"
-            )  # of a file that is refused or read all the same
+            # torch warns of another protocol and then reads the file all the same, or refuses it
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
             checkpoint = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise UserError(f"ckpt_path: no such file: {path}; give a checkpoint that '{PROGRAM} fit' wrote") from None
@@ -55,8 +54,12 @@ class SafeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write it beside ``path``, force it onto the disk, and put it in its place in one step.
 
-        Lightning's own goes through the folder of temporary files, which may lie on another disk.
+        Lightning's own goes through the folder of temporary files, which may lie on another disk. What is no file of
+        this machine (``s3://…``) is left to it.
         """
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
         content = io.BytesIO()
         torch.save(checkpoint, content)
         with replacing(Path(path), durable=True) as file:

@@ -1,7 +1,6 @@
 """Folders of runs: a new one for a new run, the same one for a run that goes on, and never one that is taken."""
 
 import contextlib
-import itertools
 from pathlib import Path
 from typing import Any, cast
 
@@ -75,11 +74,19 @@ def take_run_folder(settings: Namespace) -> Path | None:
 def next_version(folder: Path) -> str:
     """Make the next folder ``version_<n>``."""
     numbers = [int(path.name[8:]) for path in folder.glob("version_*") if path.name[8:].isdigit()]
-    for number in itertools.count(max(numbers, default=-1) + 1):
-        with contextlib.suppress(FileExistsError):  # another process was faster
-            (folder / f"version_{number}").mkdir()
-            return f"version_{number}"
-    raise AssertionError
+    number = max(numbers, default=-1) + 1
+    while not made(folder / f"version_{number}"):  # another process was faster
+        number += 1
+    return f"version_{number}"
+
+
+def made(folder: Path) -> bool:
+    """Make a folder, or say that it is there."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def holds_a_run(argument: str, folder: Path) -> str:

@@ -65,7 +65,7 @@ def require_batches(name: str, value: int | float | None, least: int) -> None:
     """
     if value is None or (isinstance(value, int) and value >= least):
         return
-    if not isinstance(value, float) or not least * 1e-9 <= value <= 1:
+    if not isinstance(value, float) or not 0 <= value <= 1 or (value == 0 and least > 0):
         raise ValueError(
             f"trainer.{name}: must be a whole number of batches, {least} or more, or a share of them from 0.0 to 1.0, "
             f"got {value}"

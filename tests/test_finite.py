@@ -120,24 +120,23 @@ GOOD = Evidence(7, math.nan, weights=[], batch_finite=True, losses=[140.0] * 9, 
 
 
 @pytest.mark.parametrize(
-    ("evidence", "step", "quantity", "cause"),
+    ("evidence", "quantity", "cause"),
     [
-        (GOOD, 7, "the loss is nan", "the step was too large or a density overflows"),
+        (GOOD, "the loss is nan", "the step was too large or a density overflows"),
         (
             GOOD._replace(loss=math.inf, losses=[]),
-            7,
             "the loss is inf",
             "the step was too large or a density overflows",
         ),
-        (GOOD._replace(batch_finite=False), 7, "the loss is nan", "look at the data"),
-        (GOOD._replace(weights=["a", "b"]), 6, "the gradient is not finite, nor is a and 1 more after it", "too large"),
-        (GOOD._replace(losses=[140.0] * 9 + [1e6]), 7, "the loss is nan", r"diverged, .* from 140 to 1e\+06: lower"),
-        (GOOD._replace(losses=[-140.0] * 9 + [-139.0]), 7, "the loss is nan", "the step was too large"),
-        (GOOD._replace(precision="16-mixed"), 7, "the loss is nan", "set trainer.precision to bf16-mixed"),
+        (GOOD._replace(batch_finite=False), "the loss is nan", "look at the data"),
+        (GOOD._replace(weights=["a", "b"]), "the gradient is not finite, nor is a and 1 more after it", "too large"),
+        (GOOD._replace(losses=[140.0] * 9 + [1e6]), "the loss is nan", r"diverged, .* from 140 to 1e\+06: lower"),
+        (GOOD._replace(losses=[-140.0] * 9 + [-139.0]), "the loss is nan", "the step was too large"),
+        (GOOD._replace(precision="16-mixed"), "the loss is nan", "set trainer.precision to bf16-mixed"),
     ],
 )
-def test_the_cause_follows_the_evidence(evidence: Evidence, step: int, quantity: str, cause: str) -> None:
-    assert (evidence.guilty, evidence.quantity) == (step, quantity)
+def test_the_cause_follows_the_evidence(evidence: Evidence, quantity: str, cause: str) -> None:
+    assert evidence.quantity == quantity
     assert re.search(cause, evidence.cause)
 
 

@@ -8,7 +8,6 @@ from statistics import median
 from typing import Any, NamedTuple, NoReturn
 
 import lightning.pytorch as pl
-import torch
 from torch import Tensor, nn
 
 from lvm_lightning.callbacks.run_checkpoint import LAST
@@ -21,14 +20,14 @@ HISTORY = 20
 
 
 class Evidence(NamedTuple):
-    """What is known when a loss is not finite.
+    """What is known when a loss or a weight is not finite.
 
     Attributes:
-        step: number of the step whose loss it is, from 1.
-        loss: the loss.
-        weights: names of the weights that were not finite before that step.
-        batch_finite: whether its batch is.
-        losses: those of the steps before.
+        step: number of the step that went wrong, from 1.
+        loss: the loss that was looked at.
+        weights: names of the weights that are not finite.
+        batch_finite: whether the step's batch is.
+        losses: finite ones, up to it.
         rate: learning rate.
         precision: the trainer's.
     """
@@ -40,11 +39,6 @@ class Evidence(NamedTuple):
     losses: Sequence[float]
     rate: float
     precision: str
-
-    @property
-    def guilty(self) -> int:
-        """The step that went wrong: the one before, where that left weights which are not finite."""
-        return self.step - 1 if self.weights and self.step > 1 else self.step
 
     @property
     def quantity(self) -> str:
@@ -74,8 +68,6 @@ class Evidence(NamedTuple):
 
 def named(names: Sequence[str]) -> str:
     """The first name, and how many more."""
-    if not names:
-        return "a weight"
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
@@ -92,11 +84,13 @@ class FiniteGuard(pl.Callback):
         NonFiniteError: naming all that.
     """
 
+    _batch: Batch
+    _good: tuple[int, Batch]
+    """The last step whose loss was finite, and its batch."""
+
     def __init__(self) -> None:
         self._losses: deque[float] = deque(maxlen=HISTORY)
         self._pending: list[tuple[int, Tensor, Batch]] = []
-        self._before: tuple[int, Batch] | None = None
-        self._batch: Batch | None = None
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
@@ -106,7 +100,6 @@ class FiniteGuard(pl.Callback):
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Look at the loss, or keep it for later."""
-        assert self._batch is not None
         step = trainer.global_step + 1
         self._pending.append((step, loss.detach(), self._batch))
         if loss.device.type == "cpu" or step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -119,39 +112,37 @@ class FiniteGuard(pl.Callback):
         self._look(trainer, pl_module)
         broken = not_finite(checkpoint["state_dict"])
         if broken:
-            self._stop(trainer, pl_module, trainer.global_step + 1, torch.nan, self._batch)
+            self._stop(trainer, broken, self._losses[-1], *self._good)
 
     def _look(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         pending, self._pending = self._pending, []
         for step, loss, batch in pending:
             value = float(loss)
             if not math.isfinite(value):
-                self._stop(trainer, module, step, value, batch)
+                # weights that are not finite were left by the step before
+                broken = not_finite(module.state_dict())
+                self._stop(trainer, broken, value, *(self._good if broken and self._losses else (step, batch)))
             self._losses.append(value)
-            self._before = step, batch
+            self._good = step, batch
 
-    def _stop(
-        self, trainer: pl.Trainer, module: pl.LightningModule, step: int, loss: float, batch: Batch | None
-    ) -> NoReturn:
+    def _stop(self, trainer: pl.Trainer, broken: list[str], loss: float, step: int, batch: Batch) -> NoReturn:
         evidence = Evidence(
             step=step,
             loss=loss,
-            weights=not_finite(dict(module.named_parameters())),
-            batch_finite=batch is None or bool(batch.x.isfinite().all()),
+            weights=broken,
+            batch_finite=bool(batch.x.isfinite().all()),
             losses=list(self._losses),
             rate=trainer.optimizers[0].param_groups[0]["lr"],
             precision=str(trainer.precision),
         )
-        if self._before is not None and self._before[0] == evidence.guilty:
-            batch = self._before[1]
-        told = f"step {evidence.guilty}: {evidence.quantity}; likely cause: {evidence.cause}; {kept(trainer)}"
-        if batch is not None:
-            folder = checkpoint_folder(trainer) or Path(trainer.log_dir or trainer.default_root_dir)
-            path = folder / f"nonfinite_step{evidence.guilty}_rank{trainer.global_rank}.npz"
-            place = {"start": batch.start, "total": batch.total, "step": evidence.guilty}
-            write_arrays(path, {"x": batch.x.cpu().numpy(), "label": batch.label.cpu().numpy(), **place})
-            told += f"; the batch is in {path}"
-        raise NonFiniteError(told)
+        # not trainer.log_dir: that asks the other processes, which may be well
+        folder = checkpoint_folder(trainer) or Path(trainer.default_root_dir)
+        path = folder / f"nonfinite_step{step}_rank{trainer.global_rank}.npz"
+        place = {"start": batch.start, "total": batch.total, "step": step}
+        write_arrays(path, {"x": batch.x.cpu().numpy(), "label": batch.label.cpu().numpy(), **place})
+        raise NonFiniteError(
+            f"step {step}: {evidence.quantity}; likely cause: {evidence.cause}; {kept(trainer)}; the batch is in {path}"
+        )
 
 
 def not_finite(tensors: Mapping[str, Tensor | nn.Parameter]) -> list[str]:

@@ -43,9 +43,7 @@ def download(name: str, root: Path) -> None:
                 ) from error
             for path in (Path(part) / name).rglob("*"):
                 whole = root / name / path.relative_to(Path(part) / name)
-                if path.is_dir():
-                    whole.mkdir(parents=True, exist_ok=True)
-                else:
+                if path.is_file():
                     whole.parent.mkdir(parents=True, exist_ok=True)
                     path.replace(whole)
 
