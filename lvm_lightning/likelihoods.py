@@ -43,6 +43,10 @@ class Likelihood(nn.Module, ABC):
         """x ~ p(x|z), ``(*, P·D) → (*, D)``; the noise comes from a CPU generator."""
 
     @abstractmethod
+    def information(self, parameters: Tensor) -> Tensor:
+        """Fisher information of each parameter, E[(∂ log p(x|z)/∂parameter)²], ``(*, P·D)``: how sharply x tells it."""
+
+    @abstractmethod
     def parameters_of_mean(self, mean: Tensor) -> Tensor:
         """The first parameter of the pixels whose mean is given, ``(D,) → (D,)``: where an output bias can start."""
 
@@ -83,6 +87,11 @@ class Bernoulli(Likelihood):
         """x ~ p(x|z): zeros and ones in the shape of ``logits``."""
         u = torch.rand(logits.shape, generator=generator).to(logits.device)
         return (u < self.mean(logits)).to(logits.dtype)
+
+    def information(self, logits: Tensor) -> Tensor:
+        """p (1 − p) with p = sigmoid(l)."""
+        p = logits.sigmoid()
+        return p * (1 - p)
 
     def parameters_of_mean(self, mean: Tensor) -> Tensor:
         """The logit, cut at the means 1e-6 and 1 − 1e-6."""
@@ -217,6 +226,10 @@ class Gaussian(GaussianLikelihood):
             return torch.tensor(self.fixed_sigma, dtype=torch.float64)
         return self.floor + self.log_excess.exp()
 
+    def information(self, parameters: Tensor) -> Tensor:
+        """1/σ²."""
+        return self.sigma.to(parameters).pow(-2).expand_as(parameters)
+
     def mean_and_log_sigma(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """The decoder's output, and log σ ``()``."""
         return parameters, self.sigma.log().to(parameters)
@@ -242,3 +255,10 @@ class PixelwiseGaussian(GaussianLikelihood):
         mean, log_variance = parameters.chunk(2, dim=-1)
         log_floor = torch.full_like(log_variance, 2 * math.log(self.floor))
         return mean, 0.5 * torch.logaddexp(log_variance, log_floor)
+
+    def information(self, parameters: Tensor) -> Tensor:
+        """1/σ² of m, and ½ (∂ log σ²/∂s)² of s."""
+        _, log_sigma = self.mean_and_log_sigma(parameters)
+        variance = (2 * log_sigma).exp()
+        share = parameters.chunk(2, dim=-1)[1].exp() / variance
+        return torch.cat([1 / variance, 0.5 * share.square()], dim=-1)

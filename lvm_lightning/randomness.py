@@ -6,7 +6,18 @@ import numpy as np
 import torch
 
 Purpose = Literal[
-    "train", "val", "test", "predict", "figures", "sample", "tightness", "annealing", "simulation", "diagnosis"
+    "train",
+    "val",
+    "test",
+    "predict",
+    "figures",
+    "sample",
+    "tightness",
+    "annealing",
+    "simulation",
+    "diagnosis",
+    "pilots",
+    "fitted",
 ]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 

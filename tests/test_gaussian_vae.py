@@ -150,7 +150,7 @@ def test_the_test_reports_labelled_bounds_in_order_below_log_p(case: str, tmp_pa
     before = {q.name: q.value for q in model.evaluation}
     trainer.fit(model, data)
     (logged,) = trainer.test(model, data, verbose=False)
-    trained, lower, reconstruction, kl, tight, size, shape, exact, error, gap = model.evaluation
+    trained, lower, reconstruction, kl, tight, size, shape, exact, error, gap, units = model.evaluation
     assert 0 <= error.value < 1e-4
     with torch.no_grad():
         log_p = model.log_marginal(data.splits["test"].images.float())
@@ -169,8 +169,29 @@ def test_the_test_reports_labelled_bounds_in_order_below_log_p(case: str, tmp_pa
     assert (tight.samples, trained.samples) == (5000, model.J * model.N)
     assert logged["test/log_p_x_L_5000"] == pytest.approx(tight.value)
     assert {q.unit for q in (trained, lower, reconstruction, kl, tight, exact, gap)} == {"nats per image"}
-    assert set(model.per_example) == {q.name for q in model.evaluation} - {gap.name}
+    assert set(model.per_example) == {q.name for q in model.evaluation} - {gap.name, units.name}
+    assert (units.value, units.unit) == (2, "of 2 latent dimensions")
     assert float(model.per_example["ELBO"].mean()) == pytest.approx(lower.value)
+
+
+@pytest.mark.parametrize("case", ["elbo", "flow"])
+def test_a_dimension_whose_mean_does_not_follow_the_image_is_not_active(case: str, tmp_path: Path) -> None:
+    """Of an encoder that is deaf in one of two dimensions, one is active; a flow's mean is taken from samples."""
+    model = small_vae(**CASES[case])
+    with torch.no_grad():
+        assert isinstance(model.encoder, MLP)
+        last = model.encoder[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight[0], last.bias[0] = 0.0, 0.0
+        last.weight[2:] = 0.0  # scales, and a flow's context
+        last.weight[1] *= 5
+        if case == "flow":
+            for parameter in model.posterior.parameters():
+                parameter.zero_()
+    small_trainer(tmp_path).test(model, SmallImages(), verbose=False)
+    (units,) = [q for q in model.evaluation if q.name == "active units"]
+    assert (units.value, units.unit) == (1, "of 2 latent dimensions")
+    assert units.kind == ("exact" if case == "elbo" else "stochastic estimate")
 
 
 def test_heavy_weights_are_warned_of_and_a_wider_proposal_lightens_them(tmp_path: Path) -> None:

@@ -133,6 +133,30 @@ def test_grey_images_are_refused_before_training(tmp_path: Path) -> None:
         small_trainer(tmp_path, max_steps=1).fit(small_model(), SmallImages(binarisation="none"))
 
 
+def test_with_three_dimensions_a_test_fits_proposals_that_reach_log_p(tmp_path: Path) -> None:
+    """The decoder ignores the third, so that quadrature over the other two is exact."""
+    plain, deaf = small_model(latent_dim=2), small_model(latent_dim=3)
+    with torch.no_grad():
+        for of_plain, of_deaf in zip(plain.decoder.parameters(), deaf.decoder.parameters(), strict=True):
+            if of_plain.shape == of_deaf.shape:
+                of_deaf.copy_(of_plain)
+            else:
+                of_deaf.zero_()[:, :2] = of_plain
+    data, trainer = SmallImages(), small_trainer(tmp_path)
+    for model in (plain, deaf):
+        trainer.test(model, data, verbose=False)
+    exact = {q.name: q for q in plain.evaluation}["log p(x) by quadrature"]
+    trained, close, size, shape, reference = deaf.evaluation
+    assert (close.name, close.kind, close.samples) == ("log p(x) ≥ L_5000 (fitted proposals)", "lower bound", 5000)
+    assert exact.value - close.value == pytest.approx(0, abs=0.02)
+    gap = deaf.per_example[close.name].cpu() - plain.per_example[exact.name].cpu()
+    assert float(gap.abs().max()) < 0.2
+    assert trained.value < close.value
+    assert 100 < size.value < 5000
+    assert shape.value < 1
+    assert reference.name == "image-independent Bernoulli"
+
+
 def test_training_raises_the_bound_and_the_test_reports_it_below_log_p(tmp_path: Path) -> None:
     model, data = small_model(optimizer=lambda p: torch.optim.Adam(p, lr=1e-2)), SmallImages(batch_size=100)
     trainer = small_trainer(tmp_path, max_epochs=20, check_val_every_n_epoch=20)

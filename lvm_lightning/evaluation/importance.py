@@ -8,6 +8,21 @@ from torch import Tensor
 HEAVY = 0.7
 """Pareto shape above which an importance-sampling estimate of feasible size cannot be trusted (Vehtari et al. 2024)."""
 
+ESS, SHAPE = "effective sample size", "Pareto k of the weights"
+TAIL = 25
+"""Samples that a tail shape needs."""
+
+
+def heavy_weights_note(shape: Tensor, samples: int, cure: str) -> list[str]:
+    """What a reader of L_S should know where more than one image in a hundred has heavy weights: a line, or none."""
+    heavy = float((shape > HEAVY).double().mean())
+    if heavy <= 0.01:
+        return []
+    return [
+        f"the importance weights of {heavy:.0%} of the images have Pareto k > {HEAVY}: there L_{samples} is "
+        f"still a lower bound, but may lie far below log p(x); {cure}"
+    ]
+
 
 def effective_sample_size(log_w: Tensor) -> Tensor:
     """(Σ w)² / Σ w², ``(S, B) → (B,)``: between 1 and S.
@@ -34,8 +49,8 @@ def pareto_shape(log_w: Tensor) -> Tensor:
         estimation method for the generalized Pareto distribution, 2009, eq. 6–8.
     """
     S = len(log_w)
-    if S < 25:
-        raise ValueError(f"log_w: a tail needs at least 25 weights, got {S}")
+    if S < TAIL:
+        raise ValueError(f"log_w: a tail needs at least {TAIL} weights, got {S}")
     M = int(min(0.2 * S, 3 * math.sqrt(S)))
     largest = log_w.double().topk(M + 1, dim=0).values  # falling
     # Rounding makes ties of nearly equal weights: they then have no tail, and k̂ goes to its prior.

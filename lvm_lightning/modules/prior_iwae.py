@@ -10,8 +10,17 @@ from torch.quasirandom import SobolEngine
 from torchmetrics.aggregation import CatMetric
 
 from lvm_lightning.argtypes import PositiveFloat, PositiveInt
-from lvm_lightning.bounds import nested_iw_elbo
+from lvm_lightning.bounds import iw_elbo, nested_iw_elbo
 from lvm_lightning.data.loader import Batch
+from lvm_lightning.evaluation.fitted import FittedProposals
+from lvm_lightning.evaluation.importance import (
+    ESS,
+    SHAPE,
+    TAIL,
+    effective_sample_size,
+    heavy_weights_note,
+    pareto_shape,
+)
 from lvm_lightning.evaluation.quadrature import Quadrature
 from lvm_lightning.evaluation.quantity import Kind, Quantity
 from lvm_lightning.integration import UNIFORM, Points
@@ -31,7 +40,8 @@ from lvm_lightning.randomness import Purpose
 DecoderCallable = Callable[[int, int], nn.Module]
 OutputBias = Literal["logit", "log", "zero"]
 
-
+PILOTS = 2**14
+"""Prior points from which the proposals of a test are fitted."""
 SHARED_FROM, SHARED_BY = 1024, 50
 """Draws that are so many hide that neighbouring images share them, and cost a decoding each only once; in a test so
 many images share them."""
@@ -57,6 +67,8 @@ class PriorIWAE(LatentVariableModule):
         decoder: (K, D) → network z ``(*, K)`` → logits ``(*, D)``.
         quadrature_spacing: distance of the grid points that ``test`` measures log p(x) with where K = 2. A sharper
             posterior needs a finer grid; the grid's error stands beside the value.
+        test_samples: S of the importance-weighted bound L_S that ``test`` measures log p(x) with where K > 2, with
+            proposals that are fitted to each image.
         data_dim: number D of pixels.
         optimizer: parameters → optimiser.
         lr_scheduler: optimiser → learning-rate schedule, stepped once a training step; none keeps the rate.
@@ -80,6 +92,7 @@ class PriorIWAE(LatentVariableModule):
         output_bias: OutputBias = "logit",
         decoder: DecoderCallable = MLP,
         quadrature_spacing: PositiveFloat = 0.05,
+        test_samples: PositiveInt = 5000,
         data_dim: PositiveInt = 784,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-3, fused=True),
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -98,12 +111,13 @@ class PriorIWAE(LatentVariableModule):
         self.forget_callables()
         self.J, self.N = outer_samples, inner_samples
         self.points, self.share_points, self.output_bias = points, share_points, output_bias
-        self.quadrature_spacing = quadrature_spacing
+        self.quadrature_spacing, self.test_samples = quadrature_spacing, test_samples
         self.prior = StandardNormal(latent_dim)
         self.likelihood = Bernoulli()
         self.decoder = decoder(latent_dim, data_dim)
         self.test_values = CatMetric(nan_strategy="error")
         self._quadrature: Quadrature | None = None
+        self._fitted: FittedProposals | None = None
         self._reference_logits: Tensor | None = None
 
     @property
@@ -155,14 +169,20 @@ class PriorIWAE(LatentVariableModule):
         self.keep_bound(nested_iw_elbo(self._evaluate(batch.x, z)), batch_idx)
 
     def on_test_start(self) -> None:
-        """Decode the quadrature grid, once for all batches, and take the training images' pixel means."""
+        """Decode the grid or the pilot points, once for all batches, and take the training images' pixel means."""
         pixel_mean = self._of_data("pixel_mean", None)
         if pixel_mean is not None:
             self._reference_logits = self.likelihood.parameters_of_mean(pixel_mean()).unsqueeze(0).to(self.device)
         self._quadrature = self.quadrature()
+        if self._quadrature is None:
+            pilots = self._prior_points("sobol", PILOTS, 1, self.noise("pilots", 0)).squeeze(1)
+            with self.full_precision():
+                self._fitted = FittedProposals(
+                    self.decode, self.likelihood.log_prob, self.likelihood.information, pilots
+                )
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """The trained bound with i.i.d. points for each image, and log p(x) by quadrature where K ≤ 2."""
+        """The trained bound with i.i.d. points for each image; log p(x) by quadrature, or for K > 2 a close bound."""
         self.test_values.update(self.remembered(batch_idx, lambda: self._measure(batch, batch_idx)))
 
     def _measure(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -171,6 +191,11 @@ class PriorIWAE(LatentVariableModule):
         with self.full_precision():
             if self._quadrature is not None:
                 values += self._quadrature.measure(batch.x)
+            if self._fitted is not None:
+                log_w = self._fitted_log_weights(self._fitted, batch, self.noise("fitted", batch_idx))
+                values.append(iw_elbo(log_w.double()))
+                if self.test_samples >= TAIL:
+                    values += [effective_sample_size(log_w), pareto_shape(log_w)]
             if self._reference_logits is not None:
                 values.append(self.likelihood.log_prob(self._reference_logits, batch.x))
         return torch.stack([value.double() for value in values], -1)
@@ -186,6 +211,20 @@ class PriorIWAE(LatentVariableModule):
         first = int(group[0]) if len(group) else 0
         return torch.cat([self._evaluate(x, z[:, :, g : g + 1]) for g, x in enumerate(parts, first)], dim=-1)
 
+    def _fitted_log_weights(self, fitted: FittedProposals, batch: Batch, generator: torch.Generator) -> Tensor:
+        """log p(x, z) − log q(z|x), z ~ q(z|x) that is fitted to each image, ``(S, B)``, nats."""
+        S, rows = self.test_samples, slice(batch.start, batch.start + len(batch.x))
+        noise = torch.randn(S, batch.total, self.prior.dim, generator=generator)[:, rows].to(batch.x)
+        uniform = torch.rand(S, batch.total, generator=generator)[:, rows].to(batch.x)
+        q = fitted(batch.x)
+        parts = max(1, DECODED_ROWS // batch.total)
+        return torch.cat(
+            [
+                sum(self.log_joint(batch.x, z)) - q.log_prob(z)
+                for z in map(q.sample, noise.split(parts), uniform.split(parts))
+            ]
+        )
+
     def _columns(self) -> dict[str, tuple[Kind, int]]:
         """Name → (kind, samples) of what a test measures of each image."""
         columns: dict[str, tuple[Kind, int]] = {
@@ -194,6 +233,11 @@ class PriorIWAE(LatentVariableModule):
         if self._quadrature is not None:
             columns["log p(x) by quadrature"] = ("exact", self._quadrature.points)
             columns[QUADRATURE_ERROR] = ("stochastic estimate", self._quadrature.points)
+        if self._fitted is not None:
+            S = self.test_samples
+            columns[f"log p(x) ≥ L_{S} (fitted proposals)"] = ("lower bound", S)
+            if S >= TAIL:
+                columns |= {ESS: ("stochastic estimate", S), SHAPE: ("stochastic estimate", S)}
         if self._reference_logits is not None:
             columns["image-independent Bernoulli"] = ("exact", 0)
         return columns
@@ -202,8 +246,9 @@ class PriorIWAE(LatentVariableModule):
         """Report them as labelled quantities, their difference, and what a model without a latent reaches."""
         columns = self._columns()
         values = dict(zip(columns, self.gather(self.test_values).unbind(-1), strict=True))
+        units = {ESS: f"of {self.test_samples:,} samples", SHAPE: "none"}
         quantities = [
-            Quantity.mean_of(name, values[name], kind=kind, split="test", samples=n)
+            Quantity.mean_of(name, values[name], kind=kind, split="test", samples=n, unit=units.get(name, self.unit))
             for name, (kind, n) in columns.items()
         ]
         if self._quadrature is not None:
@@ -212,7 +257,12 @@ class PriorIWAE(LatentVariableModule):
             kind: Kind = "stochastic estimate"
             quantities.insert(3, Quantity.mean_of(name, gap, kind=kind, split="test", samples=self.samples))
             self._quadrature = None  # a decoded grid is worth 100 MB
-        self.report(quantities, values)
+        self._fitted = None
+        notes = []
+        if SHAPE in values:
+            cure = "raise model.test_samples, or use 'lvm-lightning anneal'"
+            notes = heavy_weights_note(values[SHAPE], self.test_samples, cure)
+        self.report(quantities, values, notes)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """For each image, the trained bound and the posterior mean of z by self-normalised importance sampling.

@@ -1,0 +1,160 @@
+"""Proposals that are fitted to each image of a test: what measures a model without an encoder.
+
+Samples of the prior find a posterior in K dimensions only when they are many: their bound is far below log p(x).
+Where p(x|z) is smooth in z, an ascent from the best of some thousand prior points finds the modes of p(z|x), and the
+curvature there says how wide they are.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Function = Callable[[Tensor], Tensor]
+PAIRS = 2**23
+"""Pairs of a pilot point and an image whose log-likelihoods are held at a time."""
+LONGEST = 0.5
+"""Longest step of the ascent in standard deviations of the prior: beyond it a quadratic form says nothing of p(x|z)."""
+
+
+class Mixture(NamedTuple):
+    """q(z) = Σ_r π_r N(z; m_r, Λ_r⁻¹) for each of B images, Λ_r = L_r L_rᵀ.
+
+    Attributes:
+        log_weight: log π_r, ``(R, B)``.
+        mean: m_r, ``(R, B, K)``.
+        factor: L_r, lower triangular, ``(R, B, K, K)``.
+    """
+
+    log_weight: Tensor
+    mean: Tensor
+    factor: Tensor
+
+    def sample(self, noise: Tensor, uniform: Tensor) -> Tensor:
+        """z ~ q, ``(S, B, K)``, from standard-normal noise ``(S, B, K)`` and uniform numbers ``(S, B)`` in [0, 1)."""
+        below = self.log_weight.exp().cumsum(0)[:-1].unsqueeze(1)  # (R − 1, 1, B)
+        part = (uniform >= below).sum(0)
+        image = torch.arange(noise.shape[1], device=noise.device)
+        # z = m + L⁻ᵀ ε has the covariance (L Lᵀ)⁻¹
+        offset = torch.linalg.solve_triangular(self.factor[part, image].mT, noise.unsqueeze(-1), upper=True)
+        z: Tensor = self.mean[part, image] + offset.squeeze(-1)
+        return z
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z), ``(S, B, K) → (S, B)``, nats."""
+        parts = []
+        for log_weight, mean, factor in zip(*self, strict=True):
+            scaled = ((z - mean).unsqueeze(-2) @ factor).squeeze(-2)  # Lᵀ (z − m)
+            constant = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
+            parts.append(log_weight + constant - 0.5 * scaled.square().sum(-1))
+        return torch.stack(parts).logsumexp(0)
+
+
+class FittedProposals:
+    """For each image a mixture of Gaussians at modes of p(z|x), and the prior.
+
+        q(z|x) = π_0 N(z; 0, I) + Σ_r π_r N(z; m_r, c² H_r⁻¹),   H_r = Jᵀ F J + I
+
+    with J the Jacobian of the decoder at m_r and F the Fisher information of the likelihood's parameters. m_r is where
+    a damped Gauss–Newton ascent of log p(x|z) + log p(z) ends that starts from one of the pilot points with the largest
+    p(x|z), and π_r is in proportion to Laplace's approximation of the probability around it, a tenth shared evenly.
+
+    Whatever the ascent does, q is a density from which z is drawn, so that importance weights p(x, z)/q(z|x) give a
+    lower bound on log p(x); the prior's part keeps the weights below p(x|z)/π_0.
+
+    Args:
+        decode: z ``(n, K)`` → the likelihood's parameters ``(n, P·D)``, differentiable twice.
+        log_lik: parameters ``(*S, B, P·D)`` or shared ``(*S, 1, P·D)``, x ``(B, D)`` → ``(*S, B)``, nats.
+        information: parameters → their Fisher information, of the same shape.
+        pilots: prior points ``(M, K)``, decoded once for all images.
+        modes: R, how many of them an image's ascents start from.
+        steps: of each ascent.
+        widen: c.
+        prior_weight: π_0.
+
+    Reference:
+        Tierney & Kadane, Accurate Approximations for Posterior Moments and Marginal Densities, 1986, eq. 2.4 (Laplace);
+        Marquardt, An Algorithm for Least-Squares Estimation of Nonlinear Parameters, 1963 (damping); Owen & Zhou, Safe
+        and Effective Importance Sampling, 2000, section 3 (the prior's part).
+    """
+
+    def __init__(
+        self,
+        decode: Function,
+        log_lik: Callable[[Tensor, Tensor], Tensor],
+        information: Function,
+        pilots: Tensor,
+        *,
+        modes: int = 4,
+        steps: int = 12,
+        widen: float = 1.2,
+        prior_weight: float = 0.05,
+    ) -> None:
+        self._decode, self._log_lik, self._information = decode, log_lik, information
+        self._pilots, self._modes, self._steps = pilots, min(modes, len(pilots)), steps
+        self._widen, self._prior_weight = widen, prior_weight
+        self._decoded = torch.cat([decode(part) for part in pilots.split(1024)])
+
+    def __call__(self, x: Tensor) -> Mixture:
+        """The mixtures of images ``(B, D)``: R modes and the prior."""
+        with torch.inference_mode(False), torch.no_grad():  # derivatives need ordinary tensors
+            x = x.clone()
+            mode, precision, log_joint = self._ascend(x, self._starts(x))
+        factor = torch.linalg.cholesky(precision)
+        log_mass = log_joint - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # (R, B), up to a constant
+        weight = (1 - self._prior_weight) * (0.9 * log_mass.softmax(0) + 0.1 / len(mode))
+        return Mixture(
+            torch.cat([weight, torch.full_like(weight[:1], self._prior_weight)]).log(),
+            torch.cat([mode, torch.zeros_like(mode[:1])]),
+            torch.cat([factor / self._widen, torch.eye(mode.shape[-1]).to(mode).expand_as(factor[:1])]),
+        )
+
+    def _starts(self, x: Tensor) -> Tensor:
+        """The pilot points with the largest p(x|z), ``(R, B, K)``."""
+        rows = x.split(max(1, PAIRS // len(self._pilots)))
+        best = [self._log_lik(self._decoded.unsqueeze(1), part).topk(self._modes, dim=0).indices for part in rows]
+        return self._pilots[torch.cat(best, -1)].clone()
+
+    def _ascend(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where the ascents end, ``(R, B, K)``, H ``(R, B, K, K)`` and log p(x|z) − ½ ‖z‖² there, ``(R, B)``."""
+        damping, height = torch.ones_like(z[..., 0]), self._log_joint(x, z)
+        slope, curvature = self._derivatives(x, z)
+        for _ in range(self._steps):
+            size = curvature.diagonal(dim1=-2, dim2=-1).mean(-1)
+            damped = curvature + torch.diag_embed((damping * size).unsqueeze(-1).expand_as(z))
+            step = torch.linalg.solve(damped, slope)
+            step = step * (LONGEST / step.norm(dim=-1, keepdim=True)).clamp(max=1)
+            reached = self._log_joint(x, z + step)
+            better = reached > height
+            z, height = torch.where(better.unsqueeze(-1), z + step, z), torch.where(better, reached, height)
+            damping = torch.where(better, 0.3 * damping, 4 * damping).clamp(1e-4, 1e4)
+            slope, curvature = self._derivatives(x, z)
+        return z, curvature, height
+
+    def _log_joint(self, x: Tensor, z: Tensor) -> Tensor:
+        return self._log_lik(self._decode(z.flatten(0, 1)).view(*z.shape[:-1], -1), x) - 0.5 * z.square().sum(-1)
+
+    def _derivatives(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """∇ (log p(x|z) − ½ ‖z‖²), ``(R, B, K)``, and H ``(R, B, K, K)``."""
+        parameters, jacobian = self._linearised(z.flatten(0, 1))
+        with torch.enable_grad():
+            leaf = parameters.view(*z.shape[:-1], -1).detach().requires_grad_()
+            (cotangent,) = torch.autograd.grad(self._log_lik(leaf, x).sum(), leaf)
+        slope = (cotangent.flatten(0, 1).unsqueeze(-2) @ jacobian).squeeze(-2).view_as(z) - z
+        curvature = jacobian.mT @ (self._information(parameters).unsqueeze(-1) * jacobian)
+        return slope, curvature.view(*z.shape, -1) + torch.eye(z.shape[-1]).to(z)
+
+    def _linearised(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The decoder's output ``(n, P·D)`` at z ``(n, K)``, and its Jacobian J ``(n, P·D, K)``.
+
+        Jᵀ u is linear in u, and its derivative by u is J: K passes, where one a parameter would be 784.
+        """
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            parameters = self._decode(z)
+            u = torch.zeros_like(parameters, requires_grad=True)
+            (product,) = torch.autograd.grad(parameters, z, u, create_graph=True)
+            columns = [torch.autograd.grad(column.sum(), u, retain_graph=True)[0] for column in product.unbind(-1)]
+        return parameters.detach(), torch.stack(columns, -1)

@@ -1,0 +1,137 @@
+"""Proposals fitted to each image, against a posterior in closed form and against quadrature."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lvm_lightning.bounds import iw_elbo
+from lvm_lightning.evaluation.fitted import FittedProposals, Mixture
+from lvm_lightning.evaluation.quadrature import GridQuadrature
+from lvm_lightning.likelihoods import Bernoulli, Gaussian, Likelihood, PixelwiseGaussian
+from lvm_lightning.networks import MLP
+from lvm_lightning.priors import standard_normal_log_prob
+from tests.conftest import assert_within
+from tests.linear_gaussian import BIAS, LIKELIHOOD, K, W, X, log_p, posterior
+
+
+def draw(q: Mixture, samples: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    B, dim = q.mean.shape[1:]
+    noise = torch.randn(samples, B, dim, dtype=q.mean.dtype, generator=generator)
+    return q.sample(noise, torch.rand(samples, B, dtype=q.mean.dtype, generator=generator))
+
+
+def test_on_a_linear_gaussian_model_the_fit_is_the_posterior_and_every_weight_is_p_of_x() -> None:
+    pilots = torch.randn(50, K, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    fit = FittedProposals(
+        lambda z: z @ W.T + BIAS,
+        LIKELIHOOD.log_prob,
+        LIKELIHOOD.information,
+        pilots,
+        widen=1.0,
+        prior_weight=1e-30,
+    )
+    x = X.expand(3, -1)
+    q = fit(x)
+    mean, log_sigma = posterior()
+    torch.testing.assert_close(q.mean[:-1], mean.expand(4, 3, K), atol=1e-9, rtol=0)
+    covariance = torch.linalg.inv(q.factor[0] @ q.factor[0].mT)
+    torch.testing.assert_close(covariance, torch.diag((2 * log_sigma).exp()).expand(3, K, K), atol=1e-9, rtol=0)
+    z = draw(q, 100)
+    log_w = LIKELIHOOD.log_prob(z @ W.T + BIAS, x) + standard_normal_log_prob(z) - q.log_prob(z)
+    torch.testing.assert_close(log_w, log_p().expand(100, 3), atol=1e-8, rtol=0)
+
+
+class _Pixels:
+    """A Bernoulli model whose posteriors are narrow and have several modes."""
+
+    def __init__(self, dim: int, pixels: int = 12) -> None:
+        torch.manual_seed(0)
+        self.decoder = MLP(dim, pixels, hidden=[16], activation="Tanh")
+        for layer in self.decoder:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=1.5)
+        self.likelihood, self.dim = Bernoulli(), dim
+        z = torch.randn(40, dim)
+        self.x = self.likelihood.sample(self.decode(z), torch.Generator().manual_seed(1))
+
+    def decode(self, z: Tensor) -> Tensor:
+        with torch.no_grad():
+            decoded: Tensor = self.decoder(z)
+        return decoded
+
+    def bound(self, samples: int, seed: int, widen: float = 1.2) -> Tensor:
+        pilots = torch.randn(200, self.dim, generator=torch.Generator().manual_seed(7))
+        fit = FittedProposals(self.decoder, self.likelihood.log_prob, self.likelihood.information, pilots, widen=widen)
+        q = fit(self.x)
+        z = draw(q, samples, seed)
+        log_lik = self.likelihood.log_prob(self.decode(z), self.x)
+        return iw_elbo(log_lik + standard_normal_log_prob(z) - q.log_prob(z))
+
+
+def test_the_bound_reaches_quadrature_and_stays_below_it() -> None:
+    model = _Pixels(2)
+    exact = GridQuadrature(model.decode, model.likelihood.log_prob, 2, spacing=0.02).log_marginal(model.x)
+    gap = exact - torch.stack([model.bound(2000, seed) for seed in range(20)])
+    bias = gap.var(0) / 2  # of the logarithm of an average
+    assert ((gap.mean(0) - bias).abs() < 4 * gap.std(0) / 20**0.5).all()
+    assert (gap.std(0) < 0.1).all()
+    loose = torch.stack([model.bound(2, seed) for seed in range(200)])
+    gap = exact - loose
+    assert (gap.mean(0) > -3 * gap.std(0) / 200**0.5).all()
+    assert gap.mean() > 0.05
+
+
+def test_it_beats_as_many_prior_samples_by_nats_in_more_dimensions() -> None:
+    model = _Pixels(6, pixels=200)
+    z = torch.randn(500, 40, 6, generator=torch.Generator().manual_seed(0))
+    of_prior = iw_elbo(model.likelihood.log_prob(model.decode(z), model.x))
+    assert model.bound(500, 0).mean() > of_prior.mean() + 3
+
+
+def test_the_fit_works_in_inference_mode_with_activations_that_write_over_their_input() -> None:
+    torch.manual_seed(0)
+    decoder, likelihood = MLP(3, 12, hidden=[8], activation="ELU"), Bernoulli()
+    x = torch.randint(2, (5, 12)).float()
+    with torch.inference_mode():
+        q = FittedProposals(decoder, likelihood.log_prob, likelihood.information, torch.randn(20, 3))(x)
+    assert q.mean.shape == (5, 5, 3)
+    assert bool(torch.stack([part.isfinite().all() for part in q]).all())
+
+
+def test_a_mixture_integrates_to_one_and_is_sampled_as_it_says() -> None:
+    generator = torch.Generator().manual_seed(0)
+    A = torch.randn(3, 1, 2, 2, generator=generator, dtype=torch.float64)
+    factor = torch.linalg.cholesky(A @ A.mT + torch.eye(2))
+    weight = torch.tensor([[0.5], [0.3], [0.2]], dtype=torch.float64)
+    q = Mixture(weight.log(), torch.randn(3, 1, 2, generator=generator, dtype=torch.float64), factor)
+    axis = torch.arange(-12, 12, 0.02, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis).unsqueeze(1)
+    density = q.log_prob(grid).exp() * 0.02**2
+    assert math.isclose(float(density.sum()), 1, abs_tol=1e-9)
+    z = draw(q, 100_000)
+    for power in (1, 2):
+        exact = (density.unsqueeze(-1) * grid**power).sum(0)
+        sampled = z**power
+        assert_within(sampled, exact, 4)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "parameters"),
+    [
+        (Bernoulli(), torch.tensor([[-2.0, 0.3, 1.5]])),
+        (Gaussian(0.4), torch.tensor([[-0.5, 0.0, 0.7]])),
+        (PixelwiseGaussian(0.3), torch.tensor([[-0.5, 0.2, -3.0, 0.4]])),
+    ],
+)
+def test_information_is_the_mean_square_of_the_score(likelihood: Likelihood, parameters: Tensor) -> None:
+    n = 200_000
+    given = parameters.expand(n, -1)
+    x = likelihood.sample(given, torch.Generator().manual_seed(0))
+    leaf = given.clone().requires_grad_()
+    likelihood.log_prob(leaf, x).sum().backward()
+    assert leaf.grad is not None
+    square = leaf.grad.square()
+    assert_within(square, likelihood.information(parameters)[0], 4)
