@@ -10,13 +10,13 @@ from lvm_lightning.data.loader import Batch
 from lvm_lightning.data.selection import rows_of
 from lvm_lightning.evaluation.quantity import Quantity
 from lvm_lightning.evaluation.report import Provenance, write_json
-from lvm_lightning.evaluation.tightness import Tightness, tightness
+from lvm_lightning.evaluation.tightness import Tightness, measure, rise
 from lvm_lightning.figures import render, save_png, tightness_curve
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.randomness import generator_for
 
-BATCH = 50
-"""Images whose weights are drawn together."""
+WEIGHTS, BATCH, BATCHES = 2**26, 50, 20
+"""Weights that are held at a time; images whose weights are drawn together, or more where there are 20 such batches."""
 
 
 def write_tightness(
@@ -39,10 +39,14 @@ def write_tightness(
     x = rows_of(data, "test", images).to(model.device)
     generator = generator_for(seed, "tightness", 0)
     with torch.inference_mode():
-        weights = [model.draw_log_weights(Batch.whole(part), largest, generator) for part in x.split(BATCH)]
         exact = model.log_marginal(x)
-    log_p = None if exact is None else exact.cpu()
-    rows = tightness(torch.cat(weights, -1).cpu(), log_p)
+        log_p = None if exact is None else exact.cpu()
+        parts = []
+        together = min(WEIGHTS // largest, max(BATCH, len(x) // BATCHES))
+        for rows_together in torch.arange(len(x)).split(max(1, together)):
+            log_w = model.draw_log_weights(Batch.whole(x[rows_together]), largest, generator).cpu()
+            parts.append(measure(log_w, None if log_p is None else log_p[rows_together]))
+    rows = rise(parts, log_p)
     truth = None if log_p is None else Quantity.mean_of("log p(x)", log_p, kind="exact", split="test", samples=0)
     figure = tightness_curve(
         [row.samples for row in rows],

@@ -1,7 +1,10 @@
 """How the importance-weighted bound rises with the number of samples, and what second-order theory says of it."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from lvm_lightning.bounds import nested_iw_elbo
@@ -48,7 +51,7 @@ def tightness(log_w: Tensor, log_p: Tensor | None) -> list[Tightness]:
 
     Args:
         log_w: log-weights of i.i.d. draws ``(S, B)``, nats.
-        log_p: exact log p(x) ``(B,)``, or None: then L_S stands in for it in the prediction.
+        log_p: exact log p(x) ``(B,)``, or None: then the last L_N stands in for it in the prediction.
 
     Raises:
         ValueError: if ``log_w`` is not ``(S, B)`` with S, B ≥ 1.
@@ -56,16 +59,37 @@ def tightness(log_w: Tensor, log_p: Tensor | None) -> list[Tightness]:
     Reference:
         Domke & Sheldon, Importance Weighting and Variational Inference, 2018, theorem 3.
     """
+    return rise([measure(log_w, log_p)], log_p)
+
+
+class Rise(NamedTuple):
+    """What some examples' weights say.
+
+    Attributes:
+        samples: N = 1, 2, 4, … up to S.
+        bound: the bound at each N, ``(P, B)``, nats.
+        variance: Var[w]/p(x)², ``(B,)``.
+    """
+
+    samples: list[int]
+    bound: Tensor
+    variance: Tensor
+
+
+def measure(log_w: Tensor, log_p: Tensor | None) -> Rise:
+    """The bound of each example for N = 1, 2, 4, …; log_w and log_p as for :func:`tightness`."""
     log_w = log_w.double()
     S = len(log_w)
-    reference = log_p.double() if log_p is not None else nested_iw_elbo(log_w.unsqueeze(0))
-    variance = float(relative_variance(log_w, reference).mean())
-    rows = []
-    for n in powers(2, S):
-        outer = S // n
-        bound = nested_iw_elbo(log_w[: outer * n].view(outer, n, -1))  # (B,)
-        rows.append(_row(n, bound, log_p, variance / (2 * n)))
-    return rows
+    samples = powers(2, S)
+    bounds = [nested_iw_elbo(log_w[: S // n * n].view(S // n, n, *log_w.shape[1:])) for n in samples]
+    return Rise(samples, torch.stack(bounds), relative_variance(log_w, bounds[-1] if log_p is None else log_p.double()))
+
+
+def rise(parts: Sequence[Rise], log_p: Tensor | None) -> list[Tightness]:
+    """Means over the examples of all parts, whose log p(x) is ``log_p``, ``(B,)``, or None."""
+    variance = float(torch.cat([part.variance for part in parts]).mean())
+    bound = torch.cat([part.bound for part in parts], -1)
+    return [_row(n, values, log_p, variance / (2 * n)) for n, values in zip(parts[0].samples, bound, strict=True)]
 
 
 def _row(n: int, bound: Tensor, log_p: Tensor | None, predicted: float) -> Tightness:
