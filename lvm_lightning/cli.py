@@ -15,7 +15,7 @@ import yaml
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import _get_rank
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
@@ -234,6 +234,8 @@ class CLI(LightningCLI):
     def _callbacks_of_the_subcommand(self) -> list[pl.Callback]:
         """What the subcommand and the model have a use for: every callback costs time at each step."""
         callbacks: list[pl.Callback] = [TrainingBound()]  # Lightning misses it in a checkpoint otherwise
+        if self.subcommand == "fit" and self._get(self.config_init, "trainer").get("max_time") is None:
+            callbacks.append(Timer())  # Lightning adds it where the time is limited
         if self.subcommand == "predict":
             callbacks.append(Predictions())
         if isinstance(self.model, ExponentialPosterior):

@@ -81,7 +81,9 @@ def test_checkpoint_loads_without_running_code_and_rebuilds_the_module(trained: 
     from lvm_lightning.modules import PriorIWAE
 
     path = trained / RUN / "checkpoints" / "last.ckpt"
-    weights = torch.load(path, weights_only=True)["state_dict"]
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"] > 0
+    weights = checkpoint["state_dict"]
     module = PriorIWAE.load_from_checkpoint(path)
     assert module.N == 4
     for name, value in module.state_dict().items():
