@@ -1,0 +1,417 @@
+"""Run the rows of a table of systems, and write what came out beside the published figures.
+
+Each row is a config with overrides (scripts/table.yaml): it is trained, its best state on validation is tested, and
+everything that it takes to read the number goes into results.md and results.json: the published value and its source,
+ours with its standard error, ELBO, active units, data and their digest, steps, device, wall time, versions. A row that
+was interrupted goes on when the same command is given again; a row that is finished is not run again.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, NamedTuple, NoReturn
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lvm_lightning.checkpoints import read_checkpoint
+from lvm_lightning.evaluation.report import write_json
+from lvm_lightning.files import replacing
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = Path(__file__).with_name("table.yaml")
+WHAT_IS_RUN = ("config", "overrides", "test_overrides", "data", "checkpoint")
+"""What must not have changed in a row whose numbers are taken over."""
+LARGEST_PICTURE = 200_000
+"""Bytes of a picture that is published."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A figure of the literature.
+
+    Attributes:
+        value: nats per image, as a log-likelihood: negative.
+        of: what it is, in words.
+        source: where it stands.
+        elbo: the ELBO that stands beside it.
+        active_units: the number of active latent dimensions that stands beside it.
+    """
+
+    value: float
+    of: str
+    source: str
+    elbo: float | None = None
+    active_units: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A system to run.
+
+    Attributes:
+        name: of the row, and of its folder.
+        system: what it is, in words.
+        config: file of its configuration.
+        figure: name of the quantity that is its log p(x).
+        overrides: arguments that fit and test both get.
+        test_overrides: arguments that only test gets.
+        data: ``larochelle_murray`` for the literature's copy; None for what the config names.
+        checkpoint: which state is tested: ``best`` on validation, or the ``last``.
+        bound: name of the quantity that is its ELBO.
+        published: the figure to stand beside.
+        pictures: names of the figures that are published.
+    """
+
+    name: str
+    system: str
+    config: str
+    figure: str
+    overrides: list[str] = dataclasses.field(default_factory=list)
+    test_overrides: list[str] = dataclasses.field(default_factory=list)
+    data: Literal["larochelle_murray"] | None = None
+    checkpoint: Literal["best", "last"] = "best"
+    bound: str = "ELBO"
+    published: Published | None = None
+    pictures: list[str] = dataclasses.field(default_factory=list)
+
+
+class RowError(Exception):
+    """A row cannot be run, or did not end; the message is one line."""
+
+
+class Stopped(Exception):  # noqa: N818
+    """A signal asked for the end; the message is what was running.
+
+    Args:
+        status: exit status of the command that was stopped.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__()
+        self.status = status
+
+
+class Place(NamedTuple):
+    """Where a row is run.
+
+    Attributes:
+        folder: of its run.
+        amat: of Larochelle & Murray's files, where they are given.
+    """
+
+    folder: Path
+    amat: Path | None
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows of a table.
+
+    Raises:
+        RowError: if the file is not there, or says something that a row does not have.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--rows", type=list[Row])
+    try:
+        rows: list[Row] = parser.instantiate(parser.parse_object({"rows": yaml.safe_load(path.read_text())})).rows
+    except (OSError, yaml.YAMLError, ArgumentError, TypeError) as error:
+        raise RowError(f"--table: cannot read {path}: {' '.join(str(error).split())}") from error
+    return rows
+
+
+def chosen(rows: Sequence[Row], names: Sequence[str], amat: Path | None) -> list[Row]:
+    """The rows that are named, or all that can be run with the data that are given.
+
+    Raises:
+        RowError: if a name is not in the table, or a row that is named needs data that are not given.
+    """
+    known = {row.name: row for row in rows}
+    for name in names:
+        if name not in known:
+            raise RowError(f"row: must be one of {', '.join(known)}, got {name}")
+    wanted = [known[name] for name in names] or list(rows)
+    lacking = [row.name for row in wanted if row.data and amat is None]
+    if lacking and names:
+        raise RowError(
+            f"--amat: {', '.join(lacking)} need{'s' * (len(lacking) == 1)} Larochelle & Murray's files, got no folder; "
+            "name the one that holds binarized_mnist_{train,valid,test}.amat"
+        )
+    if lacking:
+        print(f"left out, as they need --amat DIR: {', '.join(lacking)}", flush=True)
+    return [row for row in wanted if row.name not in lacking]
+
+
+def arguments_of(row: Row, place: Place) -> list[str]:
+    """What fit and test both are told."""
+    arguments = ["--config", row.config, *row.overrides]
+    if row.data:
+        arguments += ["--data.source", row.data, "--data.folder", str(place.amat)]
+    folder = place.folder
+    arguments += ["--trainer.logger.save_dir", str(folder.parent), "--trainer.logger.name", ""]
+    return [*arguments, "--trainer.logger.version", folder.name, "--trainer.enable_progress_bar", "false"]
+
+
+@contextlib.contextmanager
+def handing_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Hand SIGTERM on to a process, which saves its state, and leave Ctrl-C to it, which a terminal sends to both."""
+
+    def hand_on(number: int, _: FrameType | None) -> None:
+        process.send_signal(number)
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, hand_on)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def command(arguments: Sequence[str]) -> None:
+    """Run ``lvm-lightning`` with these arguments, in a process of its own.
+
+    Raises:
+        Stopped: if a signal ended it.
+        RowError: if it failed; it has said why.
+    """
+    print(f"$ lvm-lightning {shlex.join(arguments)}", flush=True)
+    process = subprocess.Popen([sys.executable, "-m", "lvm_lightning", *arguments], cwd=ROOT)
+    with handing_on(process):
+        status = process.wait()
+    if status < 0 or status > 128:
+        raise Stopped(status if status > 0 else 128 - status)
+    if status != 0:
+        raise RowError(f"'lvm-lightning {arguments[0]}' ended with status {status}, see above")
+
+
+def run(row: Row, place: Place) -> dict[str, Any]:
+    """Train, test and describe a row, going on from what an interrupted run left.
+
+    Raises:
+        RowError: if a command fails, or the folder holds another run.
+        Stopped: if a signal ended it.
+    """
+    record, last = place.folder / "row.json", place.folder / "checkpoints" / "last.ckpt"
+    done: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+    if done:
+        if any(done["row"][name] != getattr(row, name) for name in WHAT_IS_RUN):
+            raise RowError(f"{place.folder} holds the run of another row; name another --output")
+        return done | described(row, place.folder)
+    if not last.exists():
+        clear(place.folder)
+    told = arguments_of(row, place)
+    command(["fit", *told, *(["--ckpt_path", str(last)] if last.exists() else [])])
+    state = place.folder / "checkpoints" / f"{row.checkpoint}.ckpt"
+    started = time.monotonic()
+    command(["test", *told, *row.test_overrides, "--ckpt_path", str(state)])
+    took = {"test_seconds": time.monotonic() - started, "date": datetime.date.today().isoformat()}
+    done = described(row, place.folder) | took
+    write_json(record, done)
+    return done
+
+
+def clear(folder: Path) -> None:
+    """Remove what a run left that was stopped before its first checkpoint.
+
+    Raises:
+        RowError: if there is a checkpoint all the same.
+    """
+    if any(folder.rglob("*.ckpt")):
+        raise RowError(f"{folder} holds a run without a last.ckpt; move it away, or name another --output")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def described(row: Row, folder: Path) -> dict[str, Any]:
+    """What the run's files say of it.
+
+    Raises:
+        RowError: if the row's figure was not measured.
+    """
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    quantities = {q["name"]: q for q in evaluation["quantities"]}
+    if row.figure not in quantities:
+        raise RowError(f"figure: must be one of {', '.join(quantities)}, got {row.figure!r}")
+    last = read_checkpoint(folder / "checkpoints" / "last.ckpt")
+    tested = read_checkpoint(folder / "checkpoints" / f"{row.checkpoint}.ckpt")
+    units = quantities.get("active units")
+    return {
+        "row": dataclasses.asdict(row),
+        "command": f"python scripts/reproduce.py {row.name}{' --amat DIR' if row.data else ''}",
+        "log_p": quantities[row.figure],
+        "bound": quantities.get(row.bound) or evaluation["quantities"][0],
+        "active_units": None if units is None else int(units["value"]),
+        "steps": last["global_step"],
+        "epochs": last["epoch"] + 1,
+        "tested_step": tested["global_step"],
+        "validation": validation(folder),
+        "fit_seconds": last["callbacks"].get("Timer", {}).get("time_elapsed", {}).get("train"),
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()},
+        **evaluation,
+    }
+
+
+def validation(folder: Path) -> list[list[float]]:
+    """Step and validation bound, in nats, of each validation: the curve that the tested state was chosen from."""
+    events = EventAccumulator(str(folder)).Reload()
+    if "val/bound" not in events.Tags()["scalars"]:
+        return []
+    # Lightning counts steps from 0, and a resumed run may have one twice
+    bound = {event.step + 1: event.value for event in events.Scalars("val/bound")}
+    return [[step, bound[step]] for step in sorted(bound)]
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def markdown(results: Sequence[Mapping[str, Any]]) -> str:
+    """The table, a line for each row."""
+    head = "| row | system | data | log p(x) | | ELBO or bound | active units | published | steps | fit | test |"
+    lines = [head, "|---" * (head.count("|") - 1) + "|"]
+    return "\n".join([*lines, *map(line_of, results)]) + "\n"
+
+
+def line_of(result: Mapping[str, Any]) -> str:
+    """A row of the table."""
+    row, published = result["row"], result["row"]["published"]
+    beside = ""
+    if published:
+        beside = f"{number(published['value'])} ({published['of']}; {published['source']})"
+        if published["elbo"] is not None:
+            beside += f", ELBO {number(published['elbo'])}"
+        if published["active_units"] is not None:
+            beside += f", {published['active_units']} active units"
+    cells = [
+        f"`{row['name']}`",
+        row["system"],
+        data_in_words(result["provenance"]["data"]),
+        f"**{measured(result['log_p'])}**",
+        meaning(result["log_p"]),
+        f"{measured(result['bound'])} ({result['bound']['name']})",
+        "" if result["active_units"] is None else str(result["active_units"]),
+        beside,
+        f"{result['steps']:,} ({result['epochs']:,} epochs)",
+        duration(result["fit_seconds"]),
+        duration(result["test_seconds"]),
+    ]
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def meaning(quantity: Mapping[str, Any]) -> str:
+    """What a quantity is: its name and its unit, where that is not the usual one."""
+    unit = "" if quantity["unit"] == "nats per image" else f", {quantity['unit']}"
+    return f"{quantity['name']}, {quantity['kind']}{unit}"
+
+
+def data_in_words(data: Mapping[str, Any]) -> str:
+    """The data set, and the beginning of its digest."""
+    kind = "" if data.get("binarisation") in (None, "none") else f" {data['binarisation']}"
+    return f"{data['source']}{kind} ({data['digest'][:8]})"
+
+
+def measured(quantity: Mapping[str, Any]) -> str:
+    """Value ± standard error."""
+    error = f" ± {quantity['stderr']:.2f}" if quantity["stderr"] else ""
+    return f"{number(quantity['value'])}{error}"
+
+
+def number(value: float) -> str:
+    """Two decimals and a true minus sign."""
+    return f"{value:.2f}".replace("-", "−")
+
+
+def duration(seconds: float | None) -> str:
+    """Minutes and seconds."""
+    return "" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def write_results(results: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Write ``results.md`` and ``results.json``."""
+    write_json(folder / "results.json", results)
+    with replacing(folder / "results.md") as file:
+        file.write(markdown(results).encode())
+
+
+def publish(results: Sequence[Mapping[str, Any]], output: Path, folder: Path) -> None:
+    """Write the results into another folder, where those of other rows stay, with the rows' small pictures.
+
+    Raises:
+        RowError: if a picture is missing or not small.
+    """
+    path = folder / "results.json"
+    held = {old["row"]["name"]: old for old in json.loads(path.read_text())} if path.exists() else {}
+    held |= {result["row"]["name"]: result for result in results}
+    write_results(list(held.values()), folder)
+    for result in results:
+        name = result["row"]["name"]
+        for picture in result["row"]["pictures"]:
+            source = output / name / "figures" / f"{picture}.png"
+            if not source.exists() or source.stat().st_size > LARGEST_PICTURE:
+                raise RowError(f"pictures: {source} must be there and at most {LARGEST_PICTURE:,} bytes")
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, folder / name / source.name)
+
+
+def fail(message: str) -> NoReturn:
+    """One line, and status 1."""
+    sys.exit(f"reproduce.py: {message}")
+
+
+def main() -> None:
+    """Run the rows that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("row", nargs="*", help="rows to run; all by default")
+    parser.add_argument("--amat", type=Path, metavar="DIR", help="folder of Larochelle & Murray's .amat files")
+    parser.add_argument("--output", type=Path, default=Path("runs/table"), help="folder of the runs (%(default)s)")
+    parser.add_argument("--publish", type=Path, metavar="DIR", help="folder for the table, its JSON and the pictures")
+    parser.add_argument("--table", type=Path, default=TABLE, help="the table (scripts/table.yaml)")
+    parser.add_argument("--list", action="store_true", help="list the rows and stop")
+    options = parser.parse_args()
+    amat = None if options.amat is None else options.amat.resolve()
+    results, failed = [], []
+    try:
+        rows = read_table(options.table)
+        if options.list:
+            print("\n".join(f"{row.name:24} {row.system}" for row in rows))
+            return
+        for row in chosen(rows, options.row, amat):
+            try:
+                results.append(run(row, Place(options.output.resolve() / row.name, amat)))
+            except RowError as error:
+                failed.append(row.name)
+                print(f"reproduce.py: {row.name}: {error}", file=sys.stderr, flush=True)
+                continue
+            write_results(results, options.output)
+            if options.publish:
+                publish(results, options.output, options.publish)
+    except RowError as error:
+        fail(str(error))
+    except Stopped as stopped:
+        print("reproduce.py: stopped; the same command goes on", file=sys.stderr)
+        sys.exit(stopped.status)
+    print(markdown(results))
+    if failed:
+        fail(f"not finished: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
