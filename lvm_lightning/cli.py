@@ -233,9 +233,9 @@ class CLI(LightningCLI):
 
     def _callbacks_of_the_subcommand(self) -> list[pl.Callback]:
         """What the subcommand and the model have a use for: every callback costs time at each step."""
-        callbacks: list[pl.Callback] = [TrainingBound()]  # Lightning misses it in a checkpoint otherwise
-        if self.subcommand == "fit" and self._get(self.config_init, "trainer").get("max_time") is None:
-            callbacks.append(Timer())  # Lightning adds it where the time is limited
+        callbacks: list[pl.Callback] = [TrainingBound()]  # Lightning misses what a checkpoint has the state of
+        if self._get(self.config_init, "trainer").get("max_time") is None:  # else Lightning has one of its own
+            callbacks.append(Timer())
         if self.subcommand == "predict":
             callbacks.append(Predictions())
         if isinstance(self.model, ExponentialPosterior):

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NamedTuple, NoReturn
 
+import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -36,6 +37,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLE = Path(__file__).with_name("table.yaml")
 WHAT_IS_RUN = ("config", "overrides", "test_overrides", "data", "checkpoint")
 """What must not have changed in a row whose numbers are taken over."""
+LEFT_OVER = ("config.yaml", "hparams.yaml", "events.out.*", "figures/*.png")
+"""What a run writes before its first checkpoint."""
 LARGEST_PICTURE = 200_000
 """Bytes of a picture that is published."""
 
@@ -218,7 +221,11 @@ def run(row: Row, place: Place) -> dict[str, Any]:
     state = place.folder / "checkpoints" / f"{row.checkpoint}.ckpt"
     started = time.monotonic()
     command(["test", *told, *row.test_overrides, "--ckpt_path", str(state)])
-    took = {"test_seconds": time.monotonic() - started, "date": datetime.date.today().isoformat()}
+    took = {
+        "test_seconds": time.monotonic() - started,
+        "date": datetime.date.today().isoformat(),
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+    }
     done = described(row, place.folder) | took
     write_json(record, done)
     return done
@@ -228,10 +235,13 @@ def clear(folder: Path) -> None:
     """Remove what a run left that was stopped before its first checkpoint.
 
     Raises:
-        RowError: if there is a checkpoint all the same.
+        RowError: if there is anything else.
     """
-    if any(folder.rglob("*.ckpt")):
-        raise RowError(f"{folder} holds a run without a last.ckpt; move it away, or name another --output")
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    if any(not any(map(path.match, LEFT_OVER)) for path in files):
+        raise RowError(
+            f"{folder} holds what no run without a checkpoint leaves; move it away, or name another --output"
+        )
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -259,7 +269,6 @@ def described(row: Row, folder: Path) -> dict[str, Any]:
         "tested_step": tested["global_step"],
         "validation": validation(folder),
         "fit_seconds": last["callbacks"].get("Timer", {}).get("time_elapsed", {}).get("train"),
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()},
         **evaluation,
     }
 
@@ -351,8 +360,8 @@ def write_results(results: Sequence[Mapping[str, Any]], folder: Path) -> None:
         file.write(markdown(results).encode())
 
 
-def publish(results: Sequence[Mapping[str, Any]], output: Path, folder: Path) -> None:
-    """Write the results into another folder, where those of other rows stay, with the rows' small pictures.
+def publish(results: Sequence[Mapping[str, Any]], output: Path, folder: Path, order: Sequence[str]) -> None:
+    """Write the results into another folder, where those of the table's other rows stay, with the small pictures.
 
     Raises:
         RowError: if a picture is missing or not small.
@@ -360,7 +369,7 @@ def publish(results: Sequence[Mapping[str, Any]], output: Path, folder: Path) ->
     path = folder / "results.json"
     held = {old["row"]["name"]: old for old in json.loads(path.read_text())} if path.exists() else {}
     held |= {result["row"]["name"]: result for result in results}
-    write_results(list(held.values()), folder)
+    write_results([held[name] for name in order if name in held], folder)
     for result in results:
         name = result["row"]["name"]
         for picture in result["row"]["pictures"]:
@@ -402,7 +411,7 @@ def main() -> None:
                 continue
             write_results(results, options.output)
             if options.publish:
-                publish(results, options.output, options.publish)
+                publish(results, options.output, options.publish, [row.name for row in rows])
     except RowError as error:
         fail(str(error))
     except Stopped as stopped:

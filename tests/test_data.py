@@ -4,6 +4,7 @@ import functools
 import gzip
 import hashlib
 import http.server
+import itertools
 import struct
 import threading
 import time
@@ -277,6 +278,21 @@ def test_ranks_share_one_global_batch(world_size: int) -> None:
         assert torch.equal(torch.cat([part.label for part in parts]), batch.label)
         assert [part.start for part in parts] == [r * 20 // world_size for r in range(world_size)]
         assert {part.total for part in parts} == {20}
+
+
+@pytest.mark.parametrize("cuts", [(0, 13), (0, 5, 13), (0, 4, 4, 9, 13), (0, 1, 12, 13)])
+def test_groups_of_a_batch_are_the_same_in_any_number_of_processes(cuts: tuple[int, ...]) -> None:
+    x, label = torch.arange(26.0).view(13, 2), torch.arange(13, dtype=torch.uint8)
+    found: dict[int, list[Batch]] = {}
+    for start, end in itertools.pairwise(cuts):
+        mine = Batch(x[start:end], label[start:end], start, 13)
+        for first, group in mine.groups(4):
+            found.setdefault(first, []).append(group)
+    assert list(found) == [0, 4, 8, 12]
+    for first, parts in found.items():
+        assert {part.total for part in parts} == {min(4, 13 - first)}
+        assert [part.start for part in parts] == [int(part.label[0]) - first for part in parts]
+        assert torch.equal(torch.cat([part.x for part in parts]), x[first : first + 4])
 
 
 def test_epochs_are_permutations_of_seed_and_epoch() -> None:

@@ -84,17 +84,17 @@ def test_a_row_is_trained_tested_described_and_not_run_again(commands: list[list
     again = reproduce.run(row(), place)
     assert len(commands) == 2
     assert again == first
-    other = row(published=None, system="renamed")
-    assert reproduce.run(other, place)["row"]["system"] == "renamed"
+    renamed = row(published=None, system="renamed")
+    assert reproduce.run(renamed, place)["row"]["system"] == "renamed"
     with pytest.raises(reproduce.RowError, match="holds the run of another row; name another --output"):
         reproduce.run(row(overrides=[*SMALL[2:], "--seed_everything", "1"]), place)
     with pytest.raises(reproduce.RowError, match=r"figure: must be one of bound .*, got 'log q'"):
         reproduce.run(row(figure="log q"), place)
 
-    reproduce.publish([first], place.folder.parent, tmp_path / "docs")
-    reproduce.publish(
-        [first | {"row": first["row"] | {"name": "other", "pictures": []}}], place.folder.parent, tmp_path / "docs"
-    )
+    order = ["small", "absent", "other"]
+    reproduce.publish([first], place.folder.parent, tmp_path / "docs", order)
+    other = first | {"row": first["row"] | {"name": "other", "pictures": []}}
+    reproduce.publish([other], place.folder.parent, tmp_path / "docs", order)
     assert (tmp_path / "docs" / "small" / "means.png").stat().st_size > 100
     published = json.loads((tmp_path / "docs" / "results.json").read_text())
     assert [result["row"]["name"] for result in published] == ["small", "other"]
@@ -134,7 +134,7 @@ def test_a_row_that_was_stopped_before_its_first_checkpoint_starts_anew(
     lost = reproduce.Place(tmp_path / "lost", None)
     (lost.folder / "checkpoints").mkdir(parents=True)
     (lost.folder / "checkpoints" / "best.ckpt").touch()
-    with pytest.raises(reproduce.RowError, match=r"holds a run without a last\.ckpt; move it away"):
+    with pytest.raises(reproduce.RowError, match="holds what no run without a checkpoint leaves; move"):
         reproduce.run(row(), lost)
     assert (lost.folder / "checkpoints" / "best.ckpt").exists()
 

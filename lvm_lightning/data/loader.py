@@ -35,6 +35,17 @@ class Batch(NamedTuple):
         """A global batch of unlabelled examples ``(B, D)`` in one process."""
         return cls(x, torch.zeros(len(x), dtype=torch.uint8), 0, len(x))
 
+    def groups(self, size: int) -> Iterator[tuple[int, "Batch"]]:
+        """The batch in groups of so many rows of the global batch, each a global batch of its own, and where it starts.
+
+        A process has its rows of each group: the groups are the same however many processes there are.
+        """
+        end = self.start + len(self.x)
+        for first in range(self.start // size * size, end, size):
+            rows = slice(max(first - self.start, 0), first + size - self.start)
+            start, total = max(self.start - first, 0), min(size, self.total - first)
+            yield first, Batch(self.x[rows], self.label[rows], start, total)
+
 
 Transform = Callable[[Tensor, int, int], Tensor]
 """(images of one global batch, epoch, batch number) → images: fresh noise at each training step."""

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 
 Function = Callable[[Tensor], Tensor]
-PAIRS = 2**23
-"""Pairs of a pilot point and an image whose log-likelihoods are held at a time."""
 LONGEST = 0.5
 """Longest step of the ascent in standard deviations of the prior: beyond it a quadratic form says nothing of p(x|z)."""
 
@@ -98,7 +96,7 @@ class FittedProposals:
         self._decoded = torch.cat([decode(part) for part in pilots.split(1024)])
 
     def __call__(self, x: Tensor) -> Mixture:
-        """The mixtures of images ``(B, D)``: R modes and the prior."""
+        """The mixtures of images ``(B, D)``: R modes and the prior. It takes memory for 4 R B K P·D numbers."""
         with torch.inference_mode(False), torch.no_grad():  # derivatives need ordinary tensors
             x = x.clone()
             mode, precision, log_joint = self._ascend(x, self._starts(x))
@@ -113,9 +111,8 @@ class FittedProposals:
 
     def _starts(self, x: Tensor) -> Tensor:
         """The pilot points with the largest p(x|z), ``(R, B, K)``."""
-        rows = x.split(max(1, PAIRS // len(self._pilots)))
-        best = [self._log_lik(self._decoded.unsqueeze(1), part).topk(self._modes, dim=0).indices for part in rows]
-        return self._pilots[torch.cat(best, -1)].clone()
+        best = self._log_lik(self._decoded.unsqueeze(1), x).topk(self._modes, dim=0).indices
+        return self._pilots[best].clone()
 
     def _ascend(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Where the ascents end, ``(R, B, K)``, H ``(R, B, K, K)`` and log p(x|z) − ½ ‖z‖² there, ``(R, B)``."""

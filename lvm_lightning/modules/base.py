@@ -32,6 +32,8 @@ LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
 QUADRATURE_ERROR = "error of the quadrature"
 DECODED_ROWS = 1024
 """Latent points decoded at a time in evaluation: their activations stay in the processor's cache."""
+TEST_ROWS = 125
+"""Images that a test measures at a time: of more, glibc 2.36 does not give back what thousands of samples take."""
 
 
 class Latents(NamedTuple):

@@ -27,6 +27,7 @@ from lvm_lightning.likelihoods import Bernoulli, Likelihood
 from lvm_lightning.modules.base import (
     DECODED_ROWS,
     QUADRATURE_ERROR,
+    TEST_ROWS,
     Latents,
     LatentVariableModule,
     LRSchedulerCallable,
@@ -253,7 +254,14 @@ class GaussianVAE(LatentVariableModule):
 
     def _measure(self, batch: Batch, batch_idx: int) -> Tensor:
         """A column for each of :meth:`_columns`, and E_q[z]: ``(B, columns + K)``, float64."""
-        S, generator = self.test_samples, self.noise("test", batch_idx)
+        parts = [
+            self._measure_group(group, self.noise("test", (batch_idx << 32) + first))
+            for first, group in batch.groups(TEST_ROWS)
+        ]
+        return torch.cat(parts)
+
+    def _measure_group(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        S = self.test_samples
         with self.full_precision():
             q = self.encode(batch.x)
             terms = self.evaluate(batch, q, S + self.samples, generator)

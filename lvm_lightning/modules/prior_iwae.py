@@ -28,6 +28,7 @@ from lvm_lightning.likelihoods import Bernoulli
 from lvm_lightning.modules.base import (
     DECODED_ROWS,
     QUADRATURE_ERROR,
+    TEST_ROWS,
     LatentVariableModule,
     LRSchedulerCallable,
     OptimizerCallable,
@@ -192,7 +193,11 @@ class PriorIWAE(LatentVariableModule):
             if self._quadrature is not None:
                 values += self._quadrature.measure(batch.x)
             if self._fitted is not None:
-                log_w = self._fitted_log_weights(self._fitted, batch, self.noise("fitted", batch_idx))
+                parts = [
+                    self._fitted_log_weights(self._fitted, group, self.noise("fitted", (batch_idx << 32) + first))
+                    for first, group in batch.groups(TEST_ROWS)
+                ]
+                log_w = torch.cat(parts, -1)
                 values.append(iw_elbo(log_w.double()))
                 if self.test_samples >= TAIL:
                     values += [effective_sample_size(log_w), pareto_shape(log_w)]
@@ -216,14 +221,13 @@ class PriorIWAE(LatentVariableModule):
         S, rows = self.test_samples, slice(batch.start, batch.start + len(batch.x))
         noise = torch.randn(S, batch.total, self.prior.dim, generator=generator)[:, rows].to(batch.x)
         uniform = torch.rand(S, batch.total, generator=generator)[:, rows].to(batch.x)
-        q = fitted(batch.x)
-        parts = max(1, DECODED_ROWS // batch.total)
-        return torch.cat(
-            [
-                sum(self.log_joint(batch.x, z)) - q.log_prob(z)
-                for z in map(q.sample, noise.split(parts), uniform.split(parts))
-            ]
-        )
+        q, parts = fitted(batch.x), max(1, DECODED_ROWS // batch.total)
+        log_w = torch.empty_like(uniform)
+        for out, *random in zip(*(t.split(parts) for t in (log_w, noise, uniform)), strict=True):
+            z = q.sample(*random)
+            log_lik, log_prior = self.log_joint(batch.x, z)
+            torch.sub(log_lik + log_prior, q.log_prob(z), out=out)
+        return log_w
 
     def _columns(self) -> dict[str, tuple[Kind, int]]:
         """Name → (kind, samples) of what a test measures of each image."""
