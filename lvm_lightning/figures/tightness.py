@@ -22,6 +22,8 @@ def tightness_curve(
 ) -> Figure:
     """L_N over N against log p(x), and the gap on logarithmic axes beside its second-order prediction.
 
+    Where log p(x) is not known neither is the gap: there the second panel has what each doubling of N still adds.
+
     Args:
         samples: N.
         bound: L_N, nats.
@@ -39,10 +41,11 @@ def tightness_curve(
     top = log_p if log_p is not None else values[-1]
     name = "log p(x)" if log_p is not None else f"L_{samples[-1]:,}, for want of log p(x)"
     left.axhline(top, color="0.3", linewidth=1, label=name)
-    predicted = top - np.asarray(predicted_gap)
-    spread = max(top - values.min(), 1e-9)
-    shown = predicted > values.min() - 0.3 * spread
-    left.plot(n[shown], predicted[shown], "--", color="C3", label="log p(x) − Var[w]/(2 N p(x)²)")
+    if log_p is not None:
+        predicted = top - np.asarray(predicted_gap)
+        spread = max(top - values.min(), 1e-9)
+        shown = predicted > values.min() - 0.3 * spread
+        left.plot(n[shown], predicted[shown], "--", color="C3", label="log p(x) − Var[w]/(2 N p(x)²)")
     left.set(xscale="log", xlabel="samples N", ylabel="nats", title=title)
     left.legend(fontsize=8, loc="lower right")
     if gap is not None and gap_stderr is not None:
@@ -52,8 +55,12 @@ def tightness_curve(
             n[above], g[above], yerr=np.minimum(e[above], 0.9 * g[above]), marker="o", markersize=3, capsize=2,
             label="log p(x) − L_N",
         )  # fmt: skip
-    right.plot(n, predicted_gap, "--", color="C3", label="second order: Var[w]/(2 N p(x)²)")
-    right.set(xscale="log", yscale="log", xlabel="samples N", ylabel="gap (nats)", title="Gap and its prediction")
+        right.plot(n, predicted_gap, "--", color="C3", label="second order: Var[w]/(2 N p(x)²)")
+        right.set(ylabel="gap (nats)", title="Gap and its prediction")
+    else:
+        right.plot(n[:-1], np.diff(values), "o-", markersize=3, label="L_2N − L_N")
+        right.set(ylabel="nats", title="What twice as many samples add")
+    right.set(xscale="log", yscale="log", xlabel="samples N")
     right.legend(fontsize=8)
     for axes in (left, right):
         axes.grid(alpha=0.3)
