@@ -317,12 +317,12 @@ class GaussianVAE(LatentVariableModule):
         gap = log_p - values["ELBO"]
         name = "log p(x) − ELBO" if kind == "stochastic estimate" else f"log p(x) − ELBO ≥ L_{S} − ELBO"
         quantities.append(Quantity.mean_of(name, gap, kind=kind, split="test", samples=S))
+        quantities.append(self._active_units(mean))
         bin_width = self._of_data("bin_width", None)
         if bin_width is not None:
             name = f"log P(256 grey levels) ≥ L_{S} + D log Δ"
             discrete = values[f"log p(x) ≥ L_{S}"] + self.hparams["data_dim"] * math.log(bin_width)
             quantities.append(Quantity.mean_of(name, discrete, kind="lower bound", split="test", samples=S))
-        quantities.append(self._active_units(mean))
         self._quadrature = None  # a decoded grid is worth 100 MB
         self.report(quantities, values, self._warnings(values))
 
@@ -330,7 +330,7 @@ class GaussianVAE(LatentVariableModule):
         """Of the test images, as their number depends on how many there are."""
         return Quantity(
             name="active units",
-            value=active_units(mean),
+            value=float(active_units(mean)),
             stderr=0.0,
             unit=f"of {self.prior.dim} latent dimensions",
             kind="exact" if self.posterior.factorised else "stochastic estimate",
