@@ -26,6 +26,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from jsonargparse import ArgumentError, ArgumentParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -39,6 +40,8 @@ WHAT_IS_RUN = ("config", "overrides", "test_overrides", "data", "checkpoint")
 """What must not have changed in a row whose numbers are taken over."""
 LEFT_OVER = ("config.yaml", "hparams.yaml", "events.out.*", "figures/*.png")
 """What a run writes before its first checkpoint."""
+ASKED_TO_STOP = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit statuses of a command that was asked to stop and has saved its state."""
 LARGEST_PICTURE = 200_000
 """Bytes of a picture that is published."""
 
@@ -195,8 +198,10 @@ def command(arguments: Sequence[str]) -> None:
     process = subprocess.Popen([sys.executable, "-m", "lvm_lightning", *arguments], cwd=ROOT)
     with handing_on(process):
         status = process.wait()
-    if status < 0 or status > 128:
-        raise Stopped(status if status > 0 else 128 - status)
+    if status in ASKED_TO_STOP:
+        raise Stopped(status)
+    if status < 0:
+        raise RowError(f"'lvm-lightning {arguments[0]}' was ended by {signal.Signals(-status).name}; short of memory?")
     if status != 0:
         raise RowError(f"'lvm-lightning {arguments[0]}' ended with status {status}, see above")
 
@@ -205,9 +210,19 @@ def run(row: Row, place: Place) -> dict[str, Any]:
     """Train, test and describe a row, going on from what an interrupted run left.
 
     Raises:
-        RowError: if a command fails, or the folder holds another run.
+        RowError: if a command fails, the folder holds another run, or another process is running the row.
         Stopped: if a signal ended it.
     """
+    place.folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(place.folder.with_name(f".{row.name}.lock"), timeout=0):
+            return run_alone(row, place)
+    except Timeout as error:
+        raise RowError(f"another process is running it in {place.folder}") from error
+
+
+def run_alone(row: Row, place: Place) -> dict[str, Any]:
+    """:func:`run` in a folder that no other process writes to."""
     record, last = place.folder / "row.json", place.folder / "checkpoints" / "last.ckpt"
     done: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
     if done:
@@ -318,7 +333,7 @@ def line_of(result: Mapping[str, Any]) -> str:
         f"{measured(result['bound'])} ({result['bound']['name']})",
         "" if result["active_units"] is None else str(result["active_units"]),
         beside,
-        f"{result['steps']:,} ({result['epochs']:,} epochs)",
+        f"{result['steps']:,} (epochs: {result['epochs']:,})",
         duration(result["fit_seconds"]),
         duration(result["test_seconds"]),
     ]

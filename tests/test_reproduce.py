@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from tests.command import SMALL_FIT, Command
 from tests.conftest import ROOT
@@ -143,6 +144,28 @@ def test_a_command_that_fails_fails_its_row(commands: list[list[str]], tmp_path:
     with pytest.raises(reproduce.RowError, match="'lvm-lightning fit' ended with status 2, see above"):
         reproduce.run(row(overrides=["--model.inner_samples", "0"]), reproduce.Place(tmp_path / "small", None))
     assert len(commands) == 1
+
+
+def test_a_command_that_is_killed_is_not_taken_for_one_that_was_asked_to_stop(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Process:
+        def __init__(self, arguments: Sequence[str], cwd: Path) -> None: ...
+
+        def wait(self) -> int:
+            return -9
+
+    monkeypatch.setattr(reproduce.subprocess, "Popen", Process)
+    with pytest.raises(reproduce.RowError, match="'lvm-lightning fit' was ended by SIGKILL"):
+        reproduce.run(row(), reproduce.Place(tmp_path / "small", None))
+
+
+def test_two_processes_do_not_run_one_row(tmp_path: Path) -> None:
+    with (
+        FileLock(tmp_path / ".small.lock"),
+        pytest.raises(reproduce.RowError, match="another process is running it in"),
+    ):
+        reproduce.run(row(), reproduce.Place(tmp_path / "small", None))
 
 
 def test_every_row_of_the_table_names_what_is_there() -> None:
