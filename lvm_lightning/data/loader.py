@@ -38,10 +38,11 @@ class Batch(NamedTuple):
     def groups(self, size: int) -> Iterator[tuple[int, "Batch"]]:
         """The batch in groups of so many rows of the global batch, each a global batch of its own, and where it starts.
 
-        A process has its rows of each group: the groups are the same however many processes there are.
+        A process has its rows of each group: the groups are the same however many processes there are. One without a
+        row has one group without a row.
         """
-        end = self.start + len(self.x)
-        for first in range(self.start // size * size, end, size):
+        begin = min(self.start, self.total - 1) // size * size
+        for first in range(begin, max(self.start + len(self.x), begin + 1), size):
             rows = slice(max(first - self.start, 0), first + size - self.start)
             start, total = max(self.start - first, 0), min(size, self.total - first)
             yield first, Batch(self.x[rows], self.label[rows], start, total)
