@@ -1,27 +1,64 @@
 """What importance weights say of log p(x), and how far they can be believed."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from lvm_lightning.evaluation.quantity import Kind
+
 HEAVY = 0.7
 """Pareto shape above which an importance-sampling estimate of feasible size cannot be trusted (Vehtari et al. 2024)."""
 
-ESS, SHAPE = "effective sample size", "Pareto k of the weights"
 TAIL = 25
 """Samples that a tail shape needs."""
 
 
-def heavy_weights_note(shape: Tensor, samples: int, cure: str) -> list[str]:
-    """What a reader of L_S should know where more than one image in a hundred has heavy weights: a line, or none."""
-    heavy = float((shape > HEAVY).double().mean())
-    if heavy <= 0.01:
-        return []
-    return [
-        f"the importance weights of {heavy:.0%} of the images have Pareto k > {HEAVY}: there L_{samples} is "
-        f"still a lower bound, but may lie far below log p(x); {cure}"
-    ]
+@dataclass(frozen=True)
+class WeightChecks:
+    """How far a mean of importance weights can be believed: what a test measures beside it, by name.
+
+    Below 25 samples there is nothing to measure, and every part is empty.
+
+    Args:
+        samples: number S of weights of each image.
+    """
+
+    samples: int
+    ESS: ClassVar = "effective sample size"
+    SHAPE: ClassVar = "Pareto k of the weights"
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Name → unit of what is measured."""
+        return {self.ESS: f"of {self.samples:,} samples", self.SHAPE: "none"} if self.samples >= TAIL else {}
+
+    @property
+    def columns(self) -> dict[str, tuple[Kind, int]]:
+        """Name → (kind, samples) of what is measured."""
+        return dict.fromkeys(self.units, ("stochastic estimate", self.samples))
+
+    def measure(self, log_w: Tensor) -> list[Tensor]:
+        """A value for each image and column, ``(B,)`` each, from log w ``(S, B)``."""
+        return [effective_sample_size(log_w), pareto_shape(log_w)] if self.units else []
+
+    def notes(self, values: Mapping[str, Tensor], cure: str) -> list[str]:
+        """What a reader of L_S should know where more than one image in a hundred has heavy weights: a line, or none.
+
+        Args:
+            values: name → value of each image; those of other quantities are left aside.
+            cure: what the reader can do.
+        """
+        heavy = float((values[self.SHAPE] > HEAVY).double().mean()) if self.units else 0.0
+        if heavy <= 0.01:
+            return []
+        return [
+            f"the importance weights of {heavy:.0%} of the images have Pareto k > {HEAVY}: there L_{self.samples} is "
+            f"still a lower bound, but may lie far below log p(x); {cure}"
+        ]
 
 
 def effective_sample_size(log_w: Tensor) -> Tensor:

@@ -13,14 +13,7 @@ from lvm_lightning.bounds import elbo, iw_elbo
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.estimators import DecoderBound, Estimator, Objective
 from lvm_lightning.evaluation.diagnostics import active_units
-from lvm_lightning.evaluation.importance import (
-    ESS,
-    SHAPE,
-    TAIL,
-    effective_sample_size,
-    heavy_weights_note,
-    pareto_shape,
-)
+from lvm_lightning.evaluation.importance import WeightChecks
 from lvm_lightning.evaluation.quadrature import Quadrature
 from lvm_lightning.evaluation.quantity import Kind, Quantity
 from lvm_lightning.likelihoods import Bernoulli, Likelihood
@@ -40,6 +33,8 @@ from lvm_lightning.proposals import GaussianPosterior, Posterior, Proposal
 
 MEAN_SAMPLES = 1024
 """Samples for the mean of a q(z|x) that has none in closed form: their noise is a tenth of what makes a unit active."""
+
+LIGHTER_WEIGHTS = "raise model.test_samples, widen the proposal with model.test_widen, or use 'lvm-lightning anneal'"
 
 NetworkCallable = Callable[[int, int], nn.Module]
 PosteriorCallable = Callable[[int], Posterior]
@@ -273,8 +268,7 @@ class GaussianVAE(LatentVariableModule):
             log_w = self.evaluate(batch, q.widened(self.test_widen), S, generator).log_w if widened else first.log_w
             kl = (first.log_q - first.log_prior).mean(0)
             values = [self._trained_bound(rest), elbo(first.log_w), first.log_lik.mean(0), kl, iw_elbo(log_w.double())]
-            if S >= TAIL:
-                values += [effective_sample_size(log_w), pareto_shape(log_w)]
+            values += WeightChecks(S).measure(log_w)
             if self._quadrature is not None:
                 values += self._quadrature.measure(batch.x)
             mean = q.location if self.posterior.factorised else self._mean_of(q, batch, generator)
@@ -298,8 +292,7 @@ class GaussianVAE(LatentVariableModule):
             "KL(q(z|x) ‖ p(z))": ("stochastic estimate", S),
             f"log p(x) ≥ L_{S}": ("lower bound", S),
         }
-        if S >= TAIL:
-            columns |= {ESS: ("stochastic estimate", S), SHAPE: ("stochastic estimate", S)}
+        columns |= WeightChecks(S).columns
         if self._quadrature is not None:
             columns["log p(x) by quadrature"] = ("exact", self._quadrature.points)
             columns[QUADRATURE_ERROR] = ("stochastic estimate", self._quadrature.points)
@@ -310,7 +303,8 @@ class GaussianVAE(LatentVariableModule):
         S, columns = self.test_samples, self._columns()
         measured, mean = self.gather(self.test_values).tensor_split([len(columns)], -1)
         values = dict(zip(columns, measured.unbind(-1), strict=True))
-        units = {"KL(q(z|x) ‖ p(z))": "nats per image", ESS: f"of {S:,} samples", SHAPE: "none"}
+        checks = WeightChecks(S)
+        units = {"KL(q(z|x) ‖ p(z))": "nats per image", **checks.units}
         quantities = [
             Quantity.mean_of(name, values[name], kind=kind, split="test", samples=n, unit=units.get(name, self.unit))
             for name, (kind, n) in columns.items()
@@ -327,7 +321,7 @@ class GaussianVAE(LatentVariableModule):
             discrete = values[f"log p(x) ≥ L_{S}"] + self.hparams["data_dim"] * math.log(bin_width)
             quantities.append(Quantity.mean_of(name, discrete, kind="lower bound", split="test", samples=S))
         self._quadrature = None  # a decoded grid is worth 100 MB
-        self.report(quantities, values, self._warnings(values))
+        self.report(quantities, values, checks.notes(values, LIGHTER_WEIGHTS))
 
     def _active_units(self, mean: Tensor) -> Quantity:
         """Of the test images, as their number depends on how many there are."""
@@ -341,12 +335,6 @@ class GaussianVAE(LatentVariableModule):
             samples=0 if self.posterior.factorised else MEAN_SAMPLES,
             images=len(mean),
         )
-
-    def _warnings(self, values: dict[str, Tensor]) -> list[str]:
-        if SHAPE not in values:
-            return []
-        cure = "raise model.test_samples, widen the proposal with model.test_widen, or use 'lvm-lightning anneal'"
-        return heavy_weights_note(values[SHAPE], self.test_samples, cure)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """For each image, the trained bound and where its proposal lies.

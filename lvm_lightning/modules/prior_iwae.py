@@ -13,14 +13,7 @@ from lvm_lightning.argtypes import PositiveFloat, PositiveInt
 from lvm_lightning.bounds import iw_elbo, nested_iw_elbo
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.evaluation.fitted import FittedProposals
-from lvm_lightning.evaluation.importance import (
-    ESS,
-    SHAPE,
-    TAIL,
-    effective_sample_size,
-    heavy_weights_note,
-    pareto_shape,
-)
+from lvm_lightning.evaluation.importance import WeightChecks
 from lvm_lightning.evaluation.quadrature import Quadrature
 from lvm_lightning.evaluation.quantity import Kind, Quantity
 from lvm_lightning.integration import UNIFORM, Points
@@ -199,8 +192,7 @@ class PriorIWAE(LatentVariableModule):
                 ]
                 log_w = torch.cat(parts, -1)
                 values.append(iw_elbo(log_w.double()))
-                if self.test_samples >= TAIL:
-                    values += [effective_sample_size(log_w), pareto_shape(log_w)]
+                values += WeightChecks(self.test_samples).measure(log_w)
             if self._reference_logits is not None:
                 values.append(self.likelihood.log_prob(self._reference_logits, batch.x))
         return torch.stack([value.double() for value in values], -1)
@@ -240,8 +232,7 @@ class PriorIWAE(LatentVariableModule):
         if self._fitted is not None:
             S = self.test_samples
             columns[f"log p(x) ≥ L_{S} (fitted proposals)"] = ("lower bound", S)
-            if S >= TAIL:
-                columns |= {ESS: ("stochastic estimate", S), SHAPE: ("stochastic estimate", S)}
+            columns |= WeightChecks(S).columns
         if self._reference_logits is not None:
             columns["image-independent Bernoulli"] = ("exact", 0)
         return columns
@@ -250,7 +241,8 @@ class PriorIWAE(LatentVariableModule):
         """Report them as labelled quantities, their difference, and what a model without a latent reaches."""
         columns = self._columns()
         values = dict(zip(columns, self.gather(self.test_values).unbind(-1), strict=True))
-        units = {ESS: f"of {self.test_samples:,} samples", SHAPE: "none"}
+        checks = WeightChecks(self.test_samples)
+        units = checks.units
         quantities = [
             Quantity.mean_of(name, values[name], kind=kind, split="test", samples=n, unit=units.get(name, self.unit))
             for name, (kind, n) in columns.items()
@@ -261,11 +253,9 @@ class PriorIWAE(LatentVariableModule):
             kind: Kind = "stochastic estimate"
             quantities.insert(3, Quantity.mean_of(name, gap, kind=kind, split="test", samples=self.samples))
             self._quadrature = None  # a decoded grid is worth 100 MB
+        cure = "raise model.test_samples, or use 'lvm-lightning anneal'"
+        notes = checks.notes(values, cure) if self._fitted is not None else []
         self._fitted = None
-        notes = []
-        if SHAPE in values:
-            cure = "raise model.test_samples, or use 'lvm-lightning anneal'"
-            notes = heavy_weights_note(values[SHAPE], self.test_samples, cure)
         self.report(quantities, values, notes)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
