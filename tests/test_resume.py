@@ -19,8 +19,9 @@ EARLY = [
     *[f"{CALLBACK}+", "EarlyStopping", f"{CALLBACK}.monitor", "val/bound", f"{CALLBACK}.mode", "max"],
     *[f"{CALLBACK}.patience", 1, f"{CALLBACK}.min_delta", 0.5],
 ]
-VALIDATIONS = {
+ARRANGEMENTS = {
     "every 5 steps": ["--trainer.val_check_interval", 5],
+    "two optimisers in one": ["--model.optimizer", "lvm_lightning.optimizers.MuonWithAdam"],
     "every epoch": ["--trainer.check_val_every_n_epoch", 1, "--trainer.val_check_interval", "1.0"],
     "half an epoch": ["--trainer.check_val_every_n_epoch", 1, "--trainer.val_check_interval", "0.5"],
     "accumulated gradients": ["--trainer.val_check_interval", 5, "--trainer.accumulate_grad_batches", 3],
@@ -80,7 +81,7 @@ def assert_same(one: Any, other: Any, where: str = "") -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What the runs that nobody stops leave."""
     found = {}
-    for name, validation in VALIDATIONS.items():
+    for name, validation in ARRANGEMENTS.items():
         folder = tmp_path_factory.mktemp("whole") / "run"
         folder.mkdir()
         finished = command(folder, *SMALL_FIT, *validation)
@@ -91,6 +92,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
 
 SOME_STEPS = {
     "every 5 steps": [1, 4, 5, 12, 30],  # before any checkpoint, before and at a validation, an epoch's last, the last
+    "two optimisers in one": [7],
     "every epoch": [12, 13, 24],
     "half an epoch": [6, 12],
     "accumulated gradients": [2, 5, 12],  # validations in the middle of a step
@@ -120,13 +122,13 @@ def stop_and_compare(folder: Path, name: str, whole: dict[str, Any], stopping: l
     """Stop, look at what is said, go on as it says, and compare with the run that nobody stopped."""
     run = folder / "run"
     run.mkdir()
-    stopped = command(run, *SMALL_FIT, *VALIDATIONS[name], *stopping)
+    stopped = command(run, *SMALL_FIT, *ARRANGEMENTS[name], *stopping)
     assert stopped.status == status, stopped.err
     line = stopped.err.splitlines()[-1]
     advice = re.fullmatch(r"lvm-lightning: stopped by .*; saved after step (\d+); go on with: lvm-lightning (.*)", line)
     assert advice is not None, line
     assert torch.load(run / RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == int(advice[1])
-    resumed = command(run, *SMALL_FIT, *VALIDATIONS[name], "--ckpt_path", "last")
+    resumed = command(run, *SMALL_FIT, *ARRANGEMENTS[name], "--ckpt_path", "last")
     assert resumed.status == 0, resumed.err
     assert_same(left_by(run), whole)
 
@@ -207,7 +209,7 @@ def kill_and_compare(folder: Path, number: signal.Signals, seconds: float, whole
         Whether the signal came before the end.
     """
     often = ["--checkpoint.last_every_seconds", 0]
-    running = Command(folder, *SMALL_FIT, *VALIDATIONS[name], *often)
+    running = Command(folder, *SMALL_FIT, *ARRANGEMENTS[name], *often)
     wait_for(lambda: (folder / RUN / "config.yaml").exists() or not running.process.is_alive())
     time.sleep(seconds)
     running.send(number)
@@ -221,7 +223,7 @@ def kill_and_compare(folder: Path, number: signal.Signals, seconds: float, whole
     else:  # killed before the first step was saved: the run begins anew
         shutil.rmtree(folder / "runs")
         again = []
-    resumed = command(folder, *SMALL_FIT, *VALIDATIONS[name], *often, *again)
+    resumed = command(folder, *SMALL_FIT, *ARRANGEMENTS[name], *often, *again)
     assert resumed.status == 0, resumed.err
     assert_same(left_by(folder), whole)
     assert not list(folder.rglob("*.part"))
@@ -252,7 +254,7 @@ def test_twenty_kills_at_random_moments(whole: dict[str, dict[str, Any]], tmp_pa
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", VALIDATIONS)
+@pytest.mark.parametrize("name", ARRANGEMENTS)
 def test_stopping_at_every_step(name: str, whole: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     for step in range(1, whole[name]["global_step"] + 1):
         (tmp_path / str(step)).mkdir()

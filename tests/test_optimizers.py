@@ -1,0 +1,85 @@
+"""MuonWithAdam against torch's Muon and Adam, each on its own parameters."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lvm_lightning.networks import MLP
+from lvm_lightning.optimizers import MuonWithAdam
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return MLP(12, 5, hidden=[8, 8], activation="Tanh")
+
+
+def climb(model: nn.Module, optimizers: list[torch.optim.Optimizer], steps: range) -> None:
+    schedules = [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9) for optimizer in optimizers]
+    for step in steps:
+        x = torch.randn(16, 12, generator=torch.Generator().manual_seed(step))
+        model.zero_grad()
+        model(x).square().mean().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        for schedule in schedules:
+            schedule.step()
+
+
+def parameters(model: nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def test_matrices_move_as_under_muon_and_the_rest_as_under_adam() -> None:
+    ours, theirs = network(), network()
+    matrices, others = [p for p in theirs.parameters() if p.ndim == 2], [p for p in theirs.parameters() if p.ndim != 2]
+    muon = torch.optim.Muon(matrices, 0.01, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    climb(theirs, [muon, torch.optim.Adam(others, 0.01)], range(10))
+    climb(ours, [MuonWithAdam(ours.parameters(), lr=0.01)], range(10))
+    for got, expected in zip(parameters(ours), parameters(theirs), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_an_update_of_a_matrix_is_nearly_orthogonal_with_adams_root_mean_square() -> None:
+    model = network()
+    before = parameters(model)
+    climb(model, [MuonWithAdam(model.parameters(), lr=0.01)], range(1))
+    for old, new in zip(before, parameters(model), strict=True):
+        if old.ndim == 2:
+            update = (new - old) / (0.2 * 0.01 * math.sqrt(max(old.shape)))
+            assert torch.linalg.svdvals(update).max() < 1.3  # the polynomial's largest value; tiny ones stay below 1
+            assert update.square().mean().sqrt() == pytest.approx(1 / math.sqrt(max(old.shape)), rel=0.3)
+
+
+def test_a_loaded_state_goes_on_bit_for_bit() -> None:
+    whole = network()
+    optimizer = MuonWithAdam(whole.parameters())
+    climb(whole, [optimizer], range(5))
+    halted, state = copy.deepcopy(whole), copy.deepcopy(optimizer.state_dict())
+    other = MuonWithAdam(halted.parameters(), lr=0.5)
+    other.load_state_dict(state)
+    for model, each in ((whole, optimizer), (halted, other)):
+        climb(model, [each], range(5, 10))
+    assert all(torch.equal(a, b) for a, b in zip(parameters(whole), parameters(halted), strict=True))
+
+
+def test_a_closure_is_called_once_with_gradients() -> None:
+    model = network()
+    calls = []
+
+    def closure() -> float:
+        model.zero_grad()
+        loss = model(torch.ones(2, 12)).square().mean()
+        loss.backward()
+        calls.append(loss.item())
+        return calls[-1]
+
+    assert MuonWithAdam(model.parameters()).step(closure) == calls[0]
+    assert len(calls) == 1
+
+
+def test_without_a_matrix_there_is_one_line() -> None:
+    with pytest.raises(ValueError, match=r"needs weight matrices and other parameters, got 0 and 1; use torch.optim"):
+        MuonWithAdam([nn.Parameter(torch.zeros(3))])
