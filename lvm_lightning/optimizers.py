@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lvm_lightning.argtypes import NonNegativeFloat
+from lvm_lightning.argtypes import ClosedUnitInterval, NonNegativeFloat
 
 
 class MuonWithAdam(Optimizer):
     """Muon for the weight matrices and Adam for everything else, under one learning rate.
 
-    A matrix W moves by −0.2 η √max(W.shape) U Vᵀ, where U S Vᵀ is the singular value decomposition of its momentum
+    A matrix W moves by −0.2 η √max(W.shape) U Vᵀ − η λ W, where U S Vᵀ is the singular value decomposition of its momentum
     (approximately: five Newton–Schulz iterations in bfloat16). The factor gives the update the root mean square that
     Adam's typically has, so that one rate η serves both. Networks without normalisation layers learn in a fraction of
     Adam's epochs; a step costs some milliseconds more, whatever the batch.
@@ -23,6 +23,7 @@ class MuonWithAdam(Optimizer):
         lr: learning rate η.
         momentum: of Muon, with Nesterov's look ahead.
         betas: of Adam.
+        weight_decay: λ, of the matrices alone.
 
     Raises:
         ValueError: if torch refuses an argument, or if every parameter is a matrix, or none.
@@ -36,8 +37,9 @@ class MuonWithAdam(Optimizer):
         self,
         params: Iterable[nn.Parameter],
         lr: NonNegativeFloat = 0.008,
-        momentum: NonNegativeFloat = 0.95,
+        momentum: ClosedUnitInterval = 0.95,
         betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: NonNegativeFloat = 0.0,
     ) -> None:
         params = list(params)
         matrices, others = [p for p in params if p.ndim == 2], [p for p in params if p.ndim != 2]
@@ -46,9 +48,10 @@ class MuonWithAdam(Optimizer):
                 f"MuonWithAdam: needs weight matrices and other parameters, got {len(matrices)} and {len(others)}; "
                 "use torch.optim.Adam"
             )
-        lr, momentum = float(lr), float(momentum)  # restricted types would make checkpoints unreadable as weights only
+        # Restricted types would make checkpoints unreadable as weights only.
+        lr, momentum, weight_decay = float(lr), float(momentum), float(weight_decay)
         self._parts: tuple[Optimizer, Optimizer] = (
-            torch.optim.Muon(matrices, lr, weight_decay=0.0, momentum=momentum, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.Muon(matrices, lr, weight_decay, momentum, adjust_lr_fn="match_rms_adamw"),
             torch.optim.Adam(others, lr, betas, fused=True),
         )
         super().__init__([group for part in self._parts for group in part.param_groups], {"lr": lr})

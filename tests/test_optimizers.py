@@ -35,9 +35,9 @@ def parameters(model: nn.Module) -> list[Tensor]:
 def test_matrices_move_as_under_muon_and_the_rest_as_under_adam() -> None:
     ours, theirs = network(), network()
     matrices, others = [p for p in theirs.parameters() if p.ndim == 2], [p for p in theirs.parameters() if p.ndim != 2]
-    muon = torch.optim.Muon(matrices, 0.01, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    muon = torch.optim.Muon(matrices, 0.01, weight_decay=0.3, adjust_lr_fn="match_rms_adamw")
     climb(theirs, [muon, torch.optim.Adam(others, 0.01)], range(10))
-    climb(ours, [MuonWithAdam(ours.parameters(), lr=0.01)], range(10))
+    climb(ours, [MuonWithAdam(ours.parameters(), lr=0.01, weight_decay=0.3)], range(10))
     for got, expected in zip(parameters(ours), parameters(theirs), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-7)
 
