@@ -13,10 +13,10 @@ from lvm_lightning.argtypes import ClosedUnitInterval, NonNegativeFloat
 class MuonWithAdam(Optimizer):
     """Muon for the weight matrices and Adam for everything else, under one learning rate.
 
-    A matrix W moves by −0.2 η √max(W.shape) U Vᵀ − η λ W, where U S Vᵀ is the singular value decomposition of its momentum
-    (approximately: five Newton–Schulz iterations in bfloat16). The factor gives the update the root mean square that
-    Adam's typically has, so that one rate η serves both. Networks without normalisation layers learn in a fraction of
-    Adam's epochs; a step costs some milliseconds more, whatever the batch.
+    A matrix W moves by −0.2 η √max(W.shape) U Vᵀ − η λ W, where U S Vᵀ is the singular value decomposition of its
+    momentum (approximately: five Newton–Schulz iterations in bfloat16). The factor gives the update the root mean
+    square that Adam's typically has, so that one rate η serves both. A step costs some milliseconds more than Adam's,
+    whatever the batch; networks of a few hidden layers need fewer of them.
 
     Args:
         params: the parameters; those of two dimensions are matrices.

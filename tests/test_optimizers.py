@@ -67,13 +67,13 @@ def test_a_loaded_state_goes_on_bit_for_bit() -> None:
 
 def test_a_closure_is_called_once_with_gradients() -> None:
     model = network()
-    calls = []
+    calls: list[float] = []
 
     def closure() -> float:
         model.zero_grad()
         loss = model(torch.ones(2, 12)).square().mean()
         loss.backward()
-        calls.append(loss.item())
+        calls.append(float(loss.detach()))
         return calls[-1]
 
     assert MuonWithAdam(model.parameters()).step(closure) == calls[0]

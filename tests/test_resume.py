@@ -19,7 +19,7 @@ EARLY = [
     *[f"{CALLBACK}+", "EarlyStopping", f"{CALLBACK}.monitor", "val/bound", f"{CALLBACK}.mode", "max"],
     *[f"{CALLBACK}.patience", 1, f"{CALLBACK}.min_delta", 0.5],
 ]
-ARRANGEMENTS = {
+ARRANGEMENTS: dict[str, list[object]] = {
     "every 5 steps": ["--trainer.val_check_interval", 5],
     "two optimisers in one": ["--model.optimizer", "lvm_lightning.optimizers.MuonWithAdam"],
     "every epoch": ["--trainer.check_val_every_n_epoch", 1, "--trainer.val_check_interval", "1.0"],
