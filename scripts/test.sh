@@ -5,4 +5,5 @@ cd "$(dirname "$0")/.."
 . scripts/environment.sh
 
 prepare_environment '.[dev]'
-python -m pytest -n 2 --dist worksteal "$@"
+# A core for each worker: threads of one would wait for those of the other.
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest -n 2 --dist worksteal "$@"
