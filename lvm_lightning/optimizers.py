@@ -16,7 +16,7 @@ class MuonWithAdam(Optimizer):
     A matrix W moves by −0.2 η √max(W.shape) U Vᵀ − η λ W, where U S Vᵀ is the singular value decomposition of its
     momentum (approximately: five Newton–Schulz iterations in bfloat16). The factor gives the update the root mean
     square that Adam's typically has, so that one rate η serves both. A step costs some milliseconds more than Adam's,
-    whatever the batch; networks of a few hidden layers need fewer of them.
+    whatever the batch.
 
     Args:
         params: the parameters; those of two dimensions are matrices.
@@ -51,7 +51,9 @@ class MuonWithAdam(Optimizer):
         # Restricted types would make checkpoints unreadable as weights only.
         lr, momentum, weight_decay = float(lr), float(momentum), float(weight_decay)
         self._parts: tuple[Optimizer, Optimizer] = (
-            torch.optim.Muon(matrices, lr, weight_decay, momentum, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.Muon(
+                matrices, lr, weight_decay=weight_decay, momentum=momentum, adjust_lr_fn="match_rms_adamw"
+            ),
             torch.optim.Adam(others, lr, betas, fused=True),
         )
         super().__init__([group for part in self._parts for group in part.param_groups], {"lr": lr})

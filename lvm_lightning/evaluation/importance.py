@@ -28,8 +28,8 @@ class WeightChecks:
     """
 
     samples: int
-    ESS: ClassVar = "effective sample size"
-    SHAPE: ClassVar = "Pareto k of the weights"
+    ESS: ClassVar[str] = "effective sample size"
+    SHAPE: ClassVar[str] = "Pareto k of the weights"
 
     @property
     def units(self) -> dict[str, str]:
