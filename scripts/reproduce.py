@@ -3,7 +3,8 @@
 Each row is a config with overrides (scripts/table.yaml): it is trained, its best state on validation is tested, and
 everything that it takes to read the number goes into results.md and results.json: the published value and its source,
 ours with its standard error, ELBO, active units, data and their digest, steps, device, wall time, versions. A row that
-was interrupted goes on when the same command is given again; a row that is finished is not run again.
+was interrupted goes on when the same command is given again; a row that is finished is not run again, and is refused
+where its recipe has changed since.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lvm_lightning.checkpoints import read_checkpoint
-from lvm_lightning.evaluation.report import write_json
+from lvm_lightning.evaluation.report import digest_of, write_json
 from lvm_lightning.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -224,10 +225,16 @@ def run(row: Row, place: Place) -> dict[str, Any]:
 def run_alone(row: Row, place: Place) -> dict[str, Any]:
     """:func:`run` in a folder that no other process writes to."""
     record, last = place.folder / "row.json", place.folder / "checkpoints" / "last.ckpt"
+    settings = digest_of_settings(row)
     done: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
     if done:
         if any(done["row"][name] != getattr(row, name) for name in WHAT_IS_RUN):
             raise RowError(f"{place.folder} holds the run of another row; name another --output")
+        if done.get("settings") != settings:
+            raise RowError(
+                f"{place.folder} was run before {row.config} got the settings that it has now; "
+                "move it away, or name another --output"
+            )
         return done | described(row, place.folder)
     if not last.exists():
         clear(place.folder)
@@ -237,6 +244,7 @@ def run_alone(row: Row, place: Place) -> dict[str, Any]:
     started = time.monotonic()
     command(["test", *told, *row.test_overrides, "--ckpt_path", str(state)])
     took = {
+        "settings": settings,
         "test_seconds": time.monotonic() - started,
         "date": datetime.date.today().isoformat(),
         "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
@@ -244,6 +252,18 @@ def run_alone(row: Row, place: Place) -> dict[str, Any]:
     done = described(row, place.folder) | took
     write_json(record, done)
     return done
+
+
+def digest_of_settings(row: Row) -> str:
+    """SHA-256 of what the row's config says, whatever its comments and the order of its lines.
+
+    Raises:
+        RowError: if the config cannot be read.
+    """
+    try:
+        return digest_of(yaml.safe_load((ROOT / row.config).read_text()))
+    except (OSError, yaml.YAMLError) as error:
+        raise RowError(f"config: cannot read {row.config}: {' '.join(str(error).split())}") from error
 
 
 def clear(folder: Path) -> None:

@@ -124,6 +124,31 @@ def test_an_interrupted_row_goes_on_to_the_same_numbers(commands: list[list[str]
     assert parts["provenance"]["weights"] == whole["provenance"]["weights"]
 
 
+def test_a_row_whose_config_has_changed_is_not_taken_over(commands: list[list[str]], tmp_path: Path) -> None:
+    config = tmp_path / "small.yaml"
+    config.write_text((ROOT / SMALL[1]).read_text())
+    place = reproduce.Place(tmp_path / "table" / "small", None)
+    first = reproduce.run(row(config=str(config)), place)
+    config.write_text("# a comment changes nothing\n" + config.read_text())
+    assert reproduce.run(row(config=str(config)), place) == first
+    config.write_text(config.read_text() + "ckpt_path: null\n")
+    with pytest.raises(reproduce.RowError, match=r"was run before .*small.yaml got the settings that it has now; move"):
+        reproduce.run(row(config=str(config)), place)
+    config.write_text("model: [\n")
+    with pytest.raises(reproduce.RowError, match=r"config: cannot read .*small.yaml: while parsing"):
+        reproduce.run(row(config=str(config)), place)
+    assert len(commands) == 2
+
+
+def test_the_published_rows_are_of_the_settings_that_stand() -> None:
+    rows = {row.name: row for row in reproduce.read_table(ROOT / "scripts" / "table.yaml")}
+    for published in json.loads((ROOT / "docs" / "results.json").read_text()):
+        found = rows.pop(published["row"]["name"])
+        assert published["settings"] == reproduce.digest_of_settings(found), found.name
+        assert all(published["row"][name] == getattr(found, name) for name in reproduce.WHAT_IS_RUN), found.name
+    assert not rows
+
+
 def test_a_row_that_was_stopped_before_its_first_checkpoint_starts_anew(
     commands: list[list[str]], tmp_path: Path
 ) -> None:
