@@ -48,8 +48,6 @@ class MuonWithAdam(Optimizer):
                 f"MuonWithAdam: needs weight matrices and other parameters, got {len(matrices)} and {len(others)}; "
                 "use torch.optim.Adam"
             )
-        # Restricted types would make checkpoints unreadable as weights only.
-        lr, momentum, weight_decay = float(lr), float(momentum), float(weight_decay)
         self._parts: tuple[Optimizer, Optimizer] = (
             torch.optim.Muon(
                 matrices, lr, weight_decay=weight_decay, momentum=momentum, adjust_lr_fn="match_rms_adamw"

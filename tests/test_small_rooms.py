@@ -3,15 +3,19 @@
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch.profilers import SimpleProfiler
 from torch import nn
 
+from lvm_lightning import argtypes
 from lvm_lightning.callbacks import BoundProgressBar
 from lvm_lightning.evaluation.quantity import Quantity, table
 from lvm_lightning.evaluation.report import (
@@ -37,6 +41,56 @@ from lvm_lightning.figures.latents import principal_axes
 from lvm_lightning.networks import MLP, ConvDecoder, ConvEncoder
 from lvm_lightning.randomness import PURPOSES, generator_for
 from lvm_lightning.trainer import NoProfiler, Trainer
+
+
+class Strict:
+    """Takes a number of a restricted type."""
+
+    def __init__(self, rate: argtypes.NonNegativeFloat = 0.5, sizes: Sequence[argtypes.PositiveInt] = (1,)) -> None:
+        self.rate, self.sizes = rate, sizes
+
+
+class Free(Strict):
+    """Takes any."""
+
+    def __init__(self, rate: float = 0.5, sizes: Sequence[int] = (1,)) -> None:
+        super().__init__(rate, sizes)
+
+
+def test_a_number_that_another_class_takes_over_is_a_plain_one() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--of", type=Strict)
+    strict = ["--of", f"{__name__}.Strict", "--of.rate", "0.25", "--of.sizes", "[3, 4]"]
+    for arguments in (strict, [*strict, "--of", f"{__name__}.Free"]):
+        parsed = parser.parse_args(arguments)
+        assert yaml.safe_load(parser.dump(parsed))["of"]["init_args"] == {"rate": 0.25, "sizes": [3, 4]}
+        of = parser.instantiate(parsed).of
+        assert [type(number) for number in (of.rate, *of.sizes)] == [float, int, int]
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "refused"),
+    [
+        ("PositiveInt", [1, 3.0], [0, 1.5, True]),
+        ("NonNegativeInt", [0], [-1]),
+        ("Repeats", [0, 2], [1, -1]),
+        ("OrUnlimited", [-1, 0], [-2]),
+        ("ClosedUnitInterval", [0, 1], [-0.1, 1.1]),
+        ("PositiveFloat", [0.1], [0]),
+        ("NonNegativeFloat", [0], [-0.1, "much"]),
+    ],
+)
+def test_a_restricted_type_allows_what_it_says(name: str, allowed: list[float], refused: list[Any]) -> None:
+    kind = getattr(argtypes, name)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--number", type=kind)
+    for number in allowed:
+        found = parser.parse_object({"number": number}).number
+        assert found == number
+        assert type(found) is (int if issubclass(kind, int) else float)
+    for number in refused:
+        with pytest.raises(ArgumentError):
+            parser.parse_object({"number": number})
 
 
 def test_mlp_is_linear_layers_with_activations_between_them() -> None:
