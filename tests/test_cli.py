@@ -12,6 +12,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lvm_lightning.evaluation.quantity import Quantity, table
+from tests.command import SMALL_FIT, command
 from tests.conftest import ROOT, Run
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -230,6 +231,16 @@ def test_truncated_data_file_is_one_line(
 def test_fast_dev_run_leaves_nothing_behind(run: Run, tmp_path: Path) -> None:
     assert run(*FIT, "--trainer.fast_dev_run", "true") == 0
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"), [(1, r"1 of 1 steps: -\d+\.\d\d nats"), (2, r"2 of 2 steps: -\d+\.\d\d ± \d")]
+)
+def test_fit_ends_with_the_training_bound(tmp_path: Path, steps: int, told: str) -> None:
+    """And its standard error, which a single step does not have."""
+    finished = command(tmp_path, *SMALL_FIT, "--trainer.max_steps", steps, "--trainer.val_check_interval", 1)
+    assert finished.status == 0
+    assert re.search("training bound, mean of the last " + told, finished.err)
 
 
 def test_a_limit_of_one_batch_is_not_all_batches(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

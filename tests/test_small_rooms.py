@@ -68,20 +68,20 @@ def test_a_number_that_another_class_takes_over_is_a_plain_one() -> None:
         assert [type(number) for number in (of.rate, *of.sizes)] == [float, int, int]
 
 
-@pytest.mark.parametrize(
-    ("name", "allowed", "refused"),
-    [
-        ("PositiveInt", [1, 3.0], [0, 1.5, True]),
-        ("NonNegativeInt", [0], [-1]),
-        ("Repeats", [0, 2], [1, -1]),
-        ("OrUnlimited", [-1, 0], [-2]),
-        ("ClosedUnitInterval", [0, 1], [-0.1, 1.1]),
-        ("PositiveFloat", [0.1], [0]),
-        ("NonNegativeFloat", [0], [-0.1, "much"]),
-    ],
-)
-def test_a_restricted_type_allows_what_it_says(name: str, allowed: list[float], refused: list[Any]) -> None:
-    kind = getattr(argtypes, name)
+ALLOWED_AND_REFUSED: dict[str, tuple[list[float], list[Any]]] = {
+    "PositiveInt": ([1, 3.0], [0, 1.5, True]),
+    "NonNegativeInt": ([0], [-1]),
+    "Repeats": ([0, 2], [1, -1]),
+    "OrUnlimited": ([-1, 0], [-2]),
+    "ClosedUnitInterval": ([0, 1], [-0.1, 1.1]),
+    "PositiveFloat": ([0.1], [0]),
+    "NonNegativeFloat": ([0], [-0.1, "much"]),
+}
+
+
+@pytest.mark.parametrize("name", argtypes.__all__)
+def test_a_restricted_type_allows_what_it_says_and_gives_a_plain_number(name: str) -> None:
+    kind, (allowed, refused) = getattr(argtypes, name), ALLOWED_AND_REFUSED[name]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--number", type=kind)
     for number in allowed:

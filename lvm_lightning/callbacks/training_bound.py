@@ -71,11 +71,11 @@ class TrainingBound(pl.Callback):
             trainer, folder, training_curve(self.bounds, "Training bound, a lower bound on log p(x)"), "training_bound"
         )
         last = torch.tensor(self.bounds[-LAST:], dtype=torch.float64)
-        stderr = float(last.std()) / math.sqrt(len(last)) if len(last) > 1 else math.nan
+        stderr = f" ± {float(last.std()) / math.sqrt(len(last)):.2f}" if len(last) > 1 else ""
         unit = cast(LatentVariableModule, pl_module).unit
         rank_zero_info(
             f"training bound, mean of the last {len(last)} of {len(self.bounds):,} steps: "
-            f"{float(last.mean()):.2f} ± {stderr:.2f} {unit}; run folder: {folder}"
+            f"{float(last.mean()):.2f}{stderr} {unit}; run folder: {folder}"
         )
 
     def state_dict(self) -> dict[str, Any]:
