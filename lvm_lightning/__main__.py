@@ -6,7 +6,7 @@ import sys
 def run() -> int:
     """Run the command; the imports, some seconds of them, are interrupted as quietly as the rest."""
     try:
-        from lvm_lightning.cli import main
+        from lvm_lightning.command.cli import main
     except KeyboardInterrupt:
         return 130
     return main()

@@ -26,13 +26,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli
 
-from lvm_lightning.cli import main as main_of_the_command
+from lvm_lightning.command.cli import main as main_of_the_command
 from lvm_lightning.data import StaticMNIST
 from lvm_lightning.data.loader import Batch
-from lvm_lightning.errors import PROGRAM
 from lvm_lightning.modules import GaussianVAE, PriorIWAE
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.networks import MLP
+from lvm_lightning.support.errors import PROGRAM
 
 BATCH, SAMPLES = 256, 128
 AMORTISED_BATCH, AMORTISED_SAMPLES = 100, (1, 5, 50)

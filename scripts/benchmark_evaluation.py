@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
-from lvm_lightning.bounds import iw_elbo
 from lvm_lightning.data import StaticMNIST
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.data.selection import evenly_spaced
 from lvm_lightning.modules import GaussianVAE
 from lvm_lightning.networks import MLP
+from lvm_lightning.objectives.bounds import iw_elbo
 
 
 def network(fan_in: int, fan_out: int) -> MLP:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lvm_lightning.log_space import write_log_space
+from lvm_lightning.studies.log_space import write_log_space
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

@@ -24,7 +24,7 @@ SMALL_FIT: list[object] = [
 ]
 """A run of 2.5 epochs that takes a second."""
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["lvm_lightning.cli", "tests.small"])
+SERVER.set_forkserver_preload(["lvm_lightning.command.cli", "tests.small"])
 
 
 class Finished(NamedTuple):

@@ -21,8 +21,8 @@ def _seeded() -> None:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Run the command in this process, in an empty folder: ``run("fit", "--config", …) → exit status``."""
-    from lvm_lightning.cli import main
-    from lvm_lightning.errors import PROGRAM
+    from lvm_lightning.command.cli import main
+    from lvm_lightning.support.errors import PROGRAM
 
     monkeypatch.chdir(tmp_path)
 

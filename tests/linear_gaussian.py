@@ -7,10 +7,10 @@ it are closed forms.
 import torch
 from torch import Tensor
 
-from lvm_lightning.estimators import Draw, Objective
-from lvm_lightning.likelihoods import Gaussian
-from lvm_lightning.priors import standard_normal_log_prob
-from lvm_lightning.proposals import DiagonalGaussian
+from lvm_lightning.densities.likelihoods import Gaussian
+from lvm_lightning.densities.priors import standard_normal_log_prob
+from lvm_lightning.densities.proposals import DiagonalGaussian
+from lvm_lightning.objectives.estimators import Draw, Objective
 
 K, D, S = 2, 4, 0.7
 W = torch.linalg.qr(torch.randn(D, K, dtype=torch.float64, generator=torch.Generator().manual_seed(3)))[0] * (

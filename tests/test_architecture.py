@@ -12,91 +12,16 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "lvm_lightning"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Each room and the rooms that it may import, besides itself.
-ROOMS: dict[str, set[str]] = {
-    "argtypes": set(),
-    "randomness": set(),
-    "bounds": set(),
-    "exponential": set(),
-    "estimators": {"bounds"},
-    "likelihoods": {"argtypes"},
-    "networks": {"argtypes"},
-    "optimizers": {"argtypes"},
-    "priors": {"argtypes"},
-    "proposals": {"argtypes"},
-    "integration": set(),
-    "portions": set(),
-    "files": set(),
-    "errors": set(),
-    "signals": set(),
-    "data": {"argtypes", "files"},
-    "evaluation": {"bounds", "files", "integration"},
-    "modules": {
-        "argtypes",
-        "randomness",
-        "bounds",
-        "exponential",
-        "estimators",
-        "likelihoods",
-        "networks",
-        "priors",
-        "proposals",
-        "integration",
-        "portions",
-        "data",
-        "errors",
-        "evaluation",
-    },
-    "figures": {"files"},
-    "callbacks": {
-        *{"argtypes", "data", "errors", "exponential", "figures", "files", "evaluation", "modules", "signals"},
-    },
-    "sampling": {"randomness", "figures", "files", "modules"},
-    "tightness": {"randomness", "data", "figures", "evaluation", "modules"},
-    "annealed": {"randomness", "bounds", "data", "evaluation", "modules"},
-    "log_space": {"randomness", "bounds", "likelihoods", "networks", "figures"},
-    "diagnosis": {"randomness", "bounds", "data", "evaluation", "modules", "proposals"},
-    "comparison": {"evaluation"},
-    "checkpoints": {"errors", "files"},
-    "parsing": {"errors"},
-    "runs": {"callbacks", "checkpoints", "errors"},
-    "trainer": {
-        *{"argtypes", "annealed", "callbacks", "checkpoints", "diagnosis", "errors", "evaluation", "modules"},
-        *{"sampling", "signals", "tightness"},
-    },
-    "cli": {
-        *{
-            "callbacks",
-            "checkpoints",
-            "comparison",
-            "errors",
-            "files",
-            "modules",
-            "parsing",
-            "runs",
-            "signals",
-            "trainer",
-        },
-    },
-    "__main__": {"cli"},
-    "__init__": set(),
-}
-SCIENCE = [
-    *[
-        "bounds",
-        "exponential",
-        "estimators",
-        "log_space",
-        "likelihoods",
-        "networks",
-        "optimizers",
-        "priors",
-        "proposals",
-        "integration",
-        "portions",
-    ],
-    *["evaluation", "figures", "randomness"],
-]
+ROOMS = (
+    *("support", "objectives", "densities", "networks", "model", "data", "evaluation", "figures", "modules"),
+    *("studies", "callbacks", "command"),
+)
+"""The rooms from the ground up: each imports only rooms before it."""
+ENTRANCES = ("__init__", "__main__")
+LIGHTNING = ("modules", "data", "studies", "callbacks", "command")
+"""Rooms that know Lightning."""
+LARGEST = 250
+"""Lines of a file."""
 
 
 def room(path: Path) -> str:
@@ -115,20 +40,31 @@ def imported(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_room_imports_only_its_neighbours(path: Path) -> None:
+def test_a_room_imports_only_rooms_before_it(path: Path) -> None:
     here = room(path)
     rooms = {name.split(".")[1] for name in imported(path) if name.startswith("lvm_lightning.")}
-    assert rooms <= ROOMS[here] | {here}
+    entrances = {"__main__": {"command"}, "__init__": set[str]()}
+    assert rooms <= (entrances[here] if here in entrances else set(ROOMS[: ROOMS.index(here) + 1]))
 
 
-@pytest.mark.parametrize("name", SCIENCE)
-def test_science_does_not_know_lightning(name: str) -> None:
-    for path in FILES:
-        if room(path) == name:
-            assert not {i for i in imported(path) if i.split(".")[0] in ("lightning", "pytorch_lightning")}, path
+def test_the_package_has_these_rooms_and_no_other() -> None:
+    found = {room(path) for path in FILES}
+    assert found <= {*ROOMS, *ENTRANCES}
+    assert len(found - set(ENTRANCES)) <= 12
 
 
-@pytest.mark.parametrize("name", ["modules", "evaluation", "bounds", "data"])
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_is_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= LARGEST
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_science_does_not_know_lightning(path: Path) -> None:
+    if room(path) not in (*LIGHTNING, *ENTRANCES):
+        assert not {i for i in imported(path) if i.split(".")[0] in ("lightning", "pytorch_lightning")}
+
+
+@pytest.mark.parametrize("name", ["modules", "evaluation", "objectives", "data", "densities", "studies"])
 def test_only_figures_and_their_callers_know_matplotlib(name: str) -> None:
     for path in FILES:
         if room(path) == name:
@@ -147,7 +83,7 @@ def test_importing_changes_nothing(tmp_path: Path) -> None:
     code = (
         "import random, jsonargparse, lightning.pytorch.cli, matplotlib.figure, torch, torchmetrics, torchvision\n"
         "before = torch.get_rng_state(), random.getstate(), torch.is_grad_enabled(), torch.get_num_threads()\n"
-        "import lvm_lightning, lvm_lightning.cli\n"
+        "import lvm_lightning, lvm_lightning.command.cli\n"
         "after = torch.get_rng_state(), random.getstate(), torch.is_grad_enabled(), torch.get_num_threads()\n"
         "assert torch.equal(before[0], after[0]) and before[1:] == after[1:]\n"
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lvm_lightning.bounds import elbo, iw_elbo, log_sum_exp, nested_iw_elbo
+from lvm_lightning.objectives.bounds import elbo, iw_elbo, log_sum_exp, nested_iw_elbo
 from tests.conftest import assert_within
 
 X = torch.tensor([-1.0, 0.3, 2.0], dtype=torch.float64)

@@ -30,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the small model was trained once."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
-        from lvm_lightning.cli import main
+        from lvm_lightning.command.cli import main
 
         patch.chdir(folder)
         patch.setattr("sys.argv", ["lvm-lightning", *map(str, FIT)])

@@ -25,7 +25,7 @@ from lvm_lightning.data.images import ImageSet
 from lvm_lightning.data.loader import Batch, BatchLoader
 from lvm_lightning.data.mnist import DamagedFileError, GreyImages, load_mnist, pack_mnist, packaged_file
 from lvm_lightning.data.torchvision_sets import DownloadError
-from lvm_lightning.files import replacing
+from lvm_lightning.support.files import replacing
 from tests.command import SERVER
 from tests.conftest import assert_within
 

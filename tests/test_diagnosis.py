@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from lvm_lightning.comparison import ComparisonError, compare
+from lvm_lightning.densities.proposals import DiagonalGaussian
 from lvm_lightning.evaluation.diagnostics import log_aggregate, mutual_information, signal_to_noise
 from lvm_lightning.evaluation.quantity import Quantity
 from lvm_lightning.evaluation.report import Provenance, write_report
-from lvm_lightning.proposals import DiagonalGaussian
+from lvm_lightning.studies.compare import ComparisonError, compare
 from tests.conftest import ROOT, Run, assert_within
 
 

@@ -5,8 +5,8 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from lvm_lightning.estimators import Estimator, Objective
-from lvm_lightning.proposals import DiagonalGaussian
+from lvm_lightning.densities.proposals import DiagonalGaussian
+from lvm_lightning.objectives.estimators import Estimator, Objective
 from tests.linear_gaussian import BIAS, K, S, W, X, gradients, log_weights, posterior, slope, wrong
 
 DREG: Estimator = "doubly_reparameterised"

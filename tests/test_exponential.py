@@ -14,19 +14,19 @@ from scipy.integrate import quad
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from lvm_lightning import exponential
-from lvm_lightning.bounds import iw_elbo
 from lvm_lightning.callbacks.exponential_pictures import draw, truncated_kl
 from lvm_lightning.data import ExponentialObservations
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.data.selection import evenly_spaced
-from lvm_lightning.estimators import Estimator
-from lvm_lightning.evaluation.tightness import relative_variance, tightness
-from lvm_lightning.exponential import Problem
+from lvm_lightning.densities.priors import ExponentialPrior
+from lvm_lightning.densities.proposals import Exponential
+from lvm_lightning.evaluation import closed_forms as exponential
+from lvm_lightning.evaluation.closed_forms import Problem
+from lvm_lightning.evaluation.rise import relative_variance, tightness
 from lvm_lightning.figures import render
 from lvm_lightning.modules import ExponentialPosterior
-from lvm_lightning.priors import ExponentialPrior
-from lvm_lightning.proposals import Exponential
+from lvm_lightning.objectives.bounds import iw_elbo
+from lvm_lightning.objectives.estimators import Estimator
 from tests.conftest import ROOT, Run, assert_within
 from tests.small import small_trainer
 

@@ -14,12 +14,12 @@ from torch.nn.functional import softplus
 
 from lvm_lightning.callbacks import FiniteGuard
 from lvm_lightning.callbacks.finite import Evidence
-from lvm_lightning.errors import NonFiniteError
-from lvm_lightning.likelihoods import Bernoulli, Gaussian, PixelwiseGaussian
+from lvm_lightning.densities.likelihoods import Bernoulli, Gaussian, PixelwiseGaussian
+from lvm_lightning.densities.proposals import GaussianPosterior
+from lvm_lightning.densities.proposals.gaussian import log_softplus
 from lvm_lightning.modules import GaussianVAE, PriorIWAE
 from lvm_lightning.networks import MLP
-from lvm_lightning.proposals import GaussianPosterior
-from lvm_lightning.proposals.gaussian import log_softplus
+from lvm_lightning.support.errors import NonFiniteError
 from tests.command import SMALL_FIT, command
 from tests.small import D, SmallImages, batch_of, images, small_trainer
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lvm_lightning.bounds import iw_elbo
+from lvm_lightning.densities.likelihoods import Bernoulli, Gaussian, Likelihood, PixelwiseGaussian
+from lvm_lightning.densities.priors import standard_normal_log_prob
 from lvm_lightning.evaluation.fitted import FittedProposals, Mixture
 from lvm_lightning.evaluation.quadrature import GridQuadrature
-from lvm_lightning.likelihoods import Bernoulli, Gaussian, Likelihood, PixelwiseGaussian
 from lvm_lightning.networks import MLP
-from lvm_lightning.priors import standard_normal_log_prob
+from lvm_lightning.objectives.bounds import iw_elbo
 from tests.conftest import assert_within
 from tests.linear_gaussian import BIAS, LIKELIHOOD, K, W, X, log_p, posterior
 

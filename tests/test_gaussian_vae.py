@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lvm_lightning.bounds import elbo, iw_elbo, nested_renyi
 from lvm_lightning.callbacks import EvaluationReport
 from lvm_lightning.data.images import ImageSet
 from lvm_lightning.data.loader import Batch
-from lvm_lightning.estimators import Estimator
+from lvm_lightning.densities.likelihoods import Gaussian, PixelwiseGaussian
+from lvm_lightning.densities.priors import FlowPrior
+from lvm_lightning.densities.proposals import DiagonalGaussian, GaussianPosterior, InverseAutoregressiveFlow
 from lvm_lightning.evaluation.diagnostics import active_units, activity
-from lvm_lightning.likelihoods import Gaussian, PixelwiseGaussian
 from lvm_lightning.modules import GaussianVAE
 from lvm_lightning.networks import MLP, ConvDecoder, ConvEncoder
-from lvm_lightning.priors import FlowPrior
-from lvm_lightning.proposals import DiagonalGaussian, GaussianPosterior, InverseAutoregressiveFlow
+from lvm_lightning.objectives.bounds import elbo, iw_elbo, nested_renyi
+from lvm_lightning.objectives.estimators import Estimator
 from tests.conftest import assert_within
 from tests.small import D, SmallImages, batch_of, images, small_trainer
 

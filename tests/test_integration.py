@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lvm_lightning.densities.points import UNIFORM, Points, iid_uniform, normal_grid, sobol_uniform
+from lvm_lightning.densities.priors import StandardNormal
 from lvm_lightning.evaluation.quadrature import GridQuadrature
-from lvm_lightning.integration import UNIFORM, Points, iid_uniform, normal_grid, sobol_uniform
-from lvm_lightning.priors import StandardNormal
 from tests.conftest import assert_within
 
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from lvm_lightning.bounds import elbo, iw_elbo, nested_iw_elbo, nested_renyi, renyi
+from lvm_lightning.objectives.bounds import elbo, iw_elbo, nested_iw_elbo, nested_renyi, renyi
 from tests.conftest import assert_within
 from tests.linear_gaussian import kl, log_p, log_weights, posterior, renyi_divergence, slope, wrong
 

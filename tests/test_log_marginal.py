@@ -7,19 +7,19 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from lvm_lightning import exponential
-from lvm_lightning.annealed import sandwich
-from lvm_lightning.bounds import iw_elbo
 from lvm_lightning.data.loader import Batch
+from lvm_lightning.densities.likelihoods import Gaussian
+from lvm_lightning.densities.points import normal_grid
+from lvm_lightning.densities.priors import standard_normal_log_prob
+from lvm_lightning.densities.proposals import DiagonalGaussian
 from lvm_lightning.evaluation import annealing
+from lvm_lightning.evaluation import closed_forms as exponential
+from lvm_lightning.evaluation.closed_forms import Problem
 from lvm_lightning.evaluation.importance import effective_sample_size, pareto_shape
 from lvm_lightning.evaluation.quadrature import AdaptiveQuadrature, GridQuadrature
-from lvm_lightning.exponential import Problem
-from lvm_lightning.integration import normal_grid
-from lvm_lightning.likelihoods import Gaussian
 from lvm_lightning.modules import ExponentialPosterior
-from lvm_lightning.priors import standard_normal_log_prob
-from lvm_lightning.proposals import DiagonalGaussian
+from lvm_lightning.objectives.bounds import iw_elbo
+from lvm_lightning.studies.anneal import sandwich
 from tests.conftest import assert_within
 from tests.linear_gaussian import BIAS, LIKELIHOOD, D, K, S, W, X, log_p, log_weights, posterior, wrong
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lvm_lightning.networks import MLP
-from lvm_lightning.optimizers import MuonWithAdam
+from lvm_lightning.networks.muon import MuonWithAdam
 
 
 def network() -> nn.Module:

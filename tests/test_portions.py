@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lvm_lightning import portions
 from lvm_lightning.data.loader import Batch
+from lvm_lightning.densities.proposals import InverseAutoregressiveFlow
 from lvm_lightning.modules import GaussianVAE, PriorIWAE
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.networks import MLP
-from lvm_lightning.portions import in_blocks, mean_in_portions
-from lvm_lightning.proposals import InverseAutoregressiveFlow
+from lvm_lightning.support import portions
+from lvm_lightning.support.portions import in_blocks, mean_in_portions
 from tests.conftest import kept_for_backward
 from tests.small import D, batch_of, images
 

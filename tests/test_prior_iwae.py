@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lvm_lightning.bounds import nested_iw_elbo
 from lvm_lightning.callbacks import CompiledNetworks
 from lvm_lightning.data import StaticMNIST
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.evaluation.quadrature import GridQuadrature
 from lvm_lightning.modules import PriorIWAE
 from lvm_lightning.networks import MLP
+from lvm_lightning.objectives.bounds import nested_iw_elbo
 from tests.conftest import assert_within
 from tests.small import D, SmallImages, batch_of, images, small_trainer
 

@@ -6,8 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lvm_lightning.priors import FlowPrior, Prior, StandardNormal, standard_normal_log_prob
-from lvm_lightning.proposals import DiagonalGaussian, GaussianPosterior, InverseAutoregressiveFlow, Posterior, Proposal
+from lvm_lightning.densities.priors import FlowPrior, Prior, StandardNormal, standard_normal_log_prob
+from lvm_lightning.densities.proposals import (
+    DiagonalGaussian,
+    GaussianPosterior,
+    InverseAutoregressiveFlow,
+    Posterior,
+    Proposal,
+)
 from tests.conftest import assert_within
 
 B = 3

@@ -21,7 +21,7 @@ EARLY = [
 ]
 ARRANGEMENTS: dict[str, list[object]] = {
     "every 5 steps": ["--trainer.val_check_interval", 5],
-    "two optimisers in one": ["--model.optimizer", "lvm_lightning.optimizers.MuonWithAdam"],
+    "two optimisers in one": ["--model.optimizer", "lvm_lightning.networks.MuonWithAdam"],
     "every epoch": ["--trainer.check_val_every_n_epoch", 1, "--trainer.val_check_interval", "1.0"],
     "half an epoch": ["--trainer.check_val_every_n_epoch", 1, "--trainer.val_check_interval", "0.5"],
     "accumulated gradients": ["--trainer.val_check_interval", 5, "--trainer.accumulate_grad_batches", 3],

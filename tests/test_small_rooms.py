@@ -15,8 +15,8 @@ from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch.profilers import SimpleProfiler
 from torch import nn
 
-from lvm_lightning import argtypes
 from lvm_lightning.callbacks import BoundProgressBar
+from lvm_lightning.command.trainer import NoProfiler, Trainer
 from lvm_lightning.evaluation.quantity import Quantity, table
 from lvm_lightning.evaluation.report import (
     FinishedBatches,
@@ -39,8 +39,8 @@ from lvm_lightning.figures import (
 from lvm_lightning.figures.grids import tile
 from lvm_lightning.figures.latents import principal_axes
 from lvm_lightning.networks import MLP, ConvDecoder, ConvEncoder
-from lvm_lightning.randomness import PURPOSES, generator_for
-from lvm_lightning.trainer import NoProfiler, Trainer
+from lvm_lightning.support import argtypes
+from lvm_lightning.support.randomness import PURPOSES, generator_for
 
 
 class Strict:

@@ -16,8 +16,8 @@ from lvm_lightning.evaluation.report import (
     versions,
     write_report,
 )
-from lvm_lightning.files import write_arrays
 from lvm_lightning.modules.base import LatentVariableModule
+from lvm_lightning.support.files import write_arrays
 
 
 def provenance(trainer: pl.Trainer, module: LatentVariableModule, data: pl.LightningDataModule | None) -> Provenance:

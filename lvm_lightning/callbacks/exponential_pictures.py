@@ -9,10 +9,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lvm_lightning import exponential
 from lvm_lightning.callbacks.run_folder import publish, run_folder
-from lvm_lightning.evaluation.tightness import tightness
-from lvm_lightning.exponential import Problem
+from lvm_lightning.evaluation import closed_forms as exponential
+from lvm_lightning.evaluation.closed_forms import Problem
+from lvm_lightning.evaluation.rise import tightness
 from lvm_lightning.figures import kl_curve, posterior_curves, rate_path, weighted_gaps
 from lvm_lightning.modules import ExponentialPosterior
 

@@ -8,10 +8,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lvm_lightning.argtypes import PositiveInt
 from lvm_lightning.callbacks.run_folder import publish, run_folder
 from lvm_lightning.figures import darkness, image_grid, latent_grid
 from lvm_lightning.modules.base import LatentVariableModule
+from lvm_lightning.support.argtypes import PositiveInt
 
 
 class Pictures(pl.Callback):

@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import torch
 
 from lvm_lightning.callbacks.run_folder import run_folder
-from lvm_lightning.files import write_arrays
+from lvm_lightning.support.files import write_arrays
 
 
 class Predictions(pl.Callback):

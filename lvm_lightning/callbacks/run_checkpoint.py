@@ -11,10 +11,10 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from lvm_lightning.argtypes import NonNegativeFloat, OrUnlimited
 from lvm_lightning.callbacks.run_folder import has_stepped
-from lvm_lightning.errors import UserError
-from lvm_lightning.signals import Stopped, StopSignals
+from lvm_lightning.support.argtypes import NonNegativeFloat, OrUnlimited
+from lvm_lightning.support.errors import UserError
+from lvm_lightning.support.signals import Stopped, StopSignals
 
 LAST = "last.ckpt"
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lvm_lightning.callbacks.run_folder import has_stepped, publish, run_folder
 from lvm_lightning.figures import training_curve
-from lvm_lightning.files import replacing
 from lvm_lightning.modules.base import LatentVariableModule
+from lvm_lightning.support.files import replacing
 
 LAST = 50
 """Steps that the closing mean is taken over."""

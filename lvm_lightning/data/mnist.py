@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lvm_lightning.files import replacing
+from lvm_lightning.support.files import replacing
 
 PIXELS = 28 * 28
 TRAIN, TEST = 60_000, 10_000

@@ -7,9 +7,9 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lvm_lightning.argtypes import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from lvm_lightning.data.images import ImageSet
 from lvm_lightning.data.loader import BatchLoader
+from lvm_lightning.support.argtypes import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 class ExponentialObservations(pl.LightningDataModule):

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lvm_lightning.argtypes import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from lvm_lightning.data.amat import load_amat
 from lvm_lightning.data.binarisation import bernoulli_pixels, dequantised, philox
 from lvm_lightning.data.images import ImageSet
 from lvm_lightning.data.loader import BatchLoader, Transform
 from lvm_lightning.data.mnist import load_mnist
 from lvm_lightning.data.torchvision_sets import TorchvisionName, download, load_torchvision
+from lvm_lightning.support.argtypes import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 Binarisation = Literal["static", "dynamic", "threshold", "none"]
 Source = Literal["MNIST", "larochelle_murray"] | TorchvisionName

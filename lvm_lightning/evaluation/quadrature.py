@@ -10,8 +10,8 @@ import torch
 from scipy.integrate import quad_vec
 from torch import Tensor
 
-from lvm_lightning.bounds import log_sum_exp
-from lvm_lightning.integration import normal_grid
+from lvm_lightning.densities.points import normal_grid
+from lvm_lightning.objectives.bounds import log_sum_exp
 
 CHUNK = 1024
 """Grid points a matrix product: its results stay in the processor's cache until they are summed."""

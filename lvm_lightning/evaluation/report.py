@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lvm_lightning.evaluation.quantity import Quantity
-from lvm_lightning.files import replacing, write_arrays
+from lvm_lightning.support.files import replacing, write_arrays
 
 PACKAGES = ("lvm-lightning", "torch", "lightning", "torchmetrics", "numpy")
 

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lvm_lightning.files import replacing
+from lvm_lightning.support.files import replacing
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -16,15 +16,15 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.aggregation import CatMetric
 
 from lvm_lightning.data.loader import Batch
-from lvm_lightning.errors import NonFiniteError
+from lvm_lightning.densities.likelihoods import Bernoulli, Likelihood
+from lvm_lightning.densities.priors import Prior, StandardNormal
+from lvm_lightning.densities.proposals import Proposal
 from lvm_lightning.evaluation.quadrature import AdaptiveQuadrature, GridQuadrature, Quadrature
 from lvm_lightning.evaluation.quantity import Quantity
 from lvm_lightning.evaluation.report import FinishedBatches
-from lvm_lightning.likelihoods import Bernoulli, Likelihood
-from lvm_lightning.portions import in_blocks
-from lvm_lightning.priors import Prior, StandardNormal
-from lvm_lightning.proposals import Proposal
-from lvm_lightning.randomness import Purpose, generator_for
+from lvm_lightning.support.errors import NonFiniteError
+from lvm_lightning.support.portions import in_blocks
+from lvm_lightning.support.randomness import Purpose, generator_for
 
 OptimizerCallable = Callable[[Iterable[Parameter]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]

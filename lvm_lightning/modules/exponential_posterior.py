@@ -3,18 +3,18 @@
 import torch
 from torch import Tensor, nn
 
-from lvm_lightning import exponential
-from lvm_lightning.argtypes import NonNegativeFloat, PositiveFloat, PositiveInt
-from lvm_lightning.bounds import iw_elbo, nested_iw_elbo
 from lvm_lightning.data.loader import Batch
-from lvm_lightning.estimators import Estimator, Objective
+from lvm_lightning.densities.likelihoods import Gaussian
+from lvm_lightning.densities.priors import ExponentialPrior
+from lvm_lightning.densities.proposals import Exponential, Proposal
+from lvm_lightning.evaluation import closed_forms as exponential
+from lvm_lightning.evaluation.closed_forms import Problem
 from lvm_lightning.evaluation.quantity import Kind, Quantity
-from lvm_lightning.evaluation.tightness import powers
-from lvm_lightning.exponential import Problem
-from lvm_lightning.likelihoods import Gaussian
+from lvm_lightning.evaluation.rise import powers
 from lvm_lightning.modules.base import LatentVariableModule, LRSchedulerCallable, OptimizerCallable
-from lvm_lightning.priors import ExponentialPrior
-from lvm_lightning.proposals import Exponential, Proposal
+from lvm_lightning.objectives.bounds import iw_elbo, nested_iw_elbo
+from lvm_lightning.objectives.estimators import Estimator, Objective
+from lvm_lightning.support.argtypes import NonNegativeFloat, PositiveFloat, PositiveInt
 
 LARGEST_LOG_RATE = 300.0
 """|log θ| is cut here after each step: θ² and 1/θ² stay positive float64 numbers under any learning rate."""
@@ -29,7 +29,7 @@ class ExponentialPosterior(LatentVariableModule):
         ELBO(θ) = E_q[ Σ_i log N(x_i; z, σ²) + log p(z) − log q_θ(z) ],   z = e/θ, e ~ Exp(1)
 
     One data set of n observations is one example. Its log p(x), its posterior, the ELBO and the best θ* are closed
-    forms (:mod:`lvm_lightning.exponential`), which the estimates stand beside. Computed in float64.
+    forms (:mod:`lvm_lightning.evaluation.closed_forms`), which the estimates stand beside. Computed in float64.
 
     Args:
         rate: λ of the prior.

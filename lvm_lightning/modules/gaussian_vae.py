@@ -8,15 +8,14 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.aggregation import CatMetric
 
-from lvm_lightning.argtypes import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from lvm_lightning.bounds import elbo, iw_elbo
 from lvm_lightning.data.loader import Batch
-from lvm_lightning.estimators import DecoderBound, Estimator, Objective
+from lvm_lightning.densities.likelihoods import Bernoulli, Likelihood
+from lvm_lightning.densities.priors import Prior, StandardNormal
+from lvm_lightning.densities.proposals import GaussianPosterior, Posterior, Proposal
 from lvm_lightning.evaluation.diagnostics import active_units
 from lvm_lightning.evaluation.importance import WeightChecks
 from lvm_lightning.evaluation.quadrature import Quadrature
 from lvm_lightning.evaluation.quantity import Kind, Quantity
-from lvm_lightning.likelihoods import Bernoulli, Likelihood
 from lvm_lightning.modules.base import (
     DECODED_ROWS,
     QUADRATURE_ERROR,
@@ -27,9 +26,10 @@ from lvm_lightning.modules.base import (
     OptimizerCallable,
 )
 from lvm_lightning.networks import MLP
-from lvm_lightning.portions import mean_in_portions
-from lvm_lightning.priors import Prior, StandardNormal
-from lvm_lightning.proposals import GaussianPosterior, Posterior, Proposal
+from lvm_lightning.objectives.bounds import elbo, iw_elbo
+from lvm_lightning.objectives.estimators import DecoderBound, Estimator, Objective
+from lvm_lightning.support.argtypes import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from lvm_lightning.support.portions import mean_in_portions
 
 MEAN_SAMPLES = 1024
 """Samples for the mean of a q(z|x) that has none in closed form: their noise is a tenth of what makes a unit active."""

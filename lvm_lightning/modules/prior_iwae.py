@@ -9,15 +9,14 @@ from torch import Tensor, nn
 from torch.quasirandom import SobolEngine
 from torchmetrics.aggregation import CatMetric
 
-from lvm_lightning.argtypes import PositiveFloat, PositiveInt
-from lvm_lightning.bounds import iw_elbo, nested_iw_elbo
 from lvm_lightning.data.loader import Batch
+from lvm_lightning.densities.likelihoods import Bernoulli
+from lvm_lightning.densities.points import UNIFORM, Points
+from lvm_lightning.densities.priors import StandardNormal
 from lvm_lightning.evaluation.fitted import FittedProposals
 from lvm_lightning.evaluation.importance import WeightChecks
 from lvm_lightning.evaluation.quadrature import Quadrature
 from lvm_lightning.evaluation.quantity import Kind, Quantity
-from lvm_lightning.integration import UNIFORM, Points
-from lvm_lightning.likelihoods import Bernoulli
 from lvm_lightning.modules.base import (
     DECODED_ROWS,
     QUADRATURE_ERROR,
@@ -27,9 +26,10 @@ from lvm_lightning.modules.base import (
     OptimizerCallable,
 )
 from lvm_lightning.networks import MLP
-from lvm_lightning.portions import mean_in_portions
-from lvm_lightning.priors import StandardNormal
-from lvm_lightning.randomness import Purpose
+from lvm_lightning.objectives.bounds import iw_elbo, nested_iw_elbo
+from lvm_lightning.support.argtypes import PositiveFloat, PositiveInt
+from lvm_lightning.support.portions import mean_in_portions
+from lvm_lightning.support.randomness import Purpose
 
 DecoderCallable = Callable[[int, int], nn.Module]
 OutputBias = Literal["logit", "log", "zero"]

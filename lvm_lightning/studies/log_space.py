@@ -6,11 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lvm_lightning.bounds import iw_elbo
+from lvm_lightning.densities.likelihoods import Bernoulli
 from lvm_lightning.figures import log_space_figure, render, save_png
-from lvm_lightning.likelihoods import Bernoulli
 from lvm_lightning.networks import MLP
-from lvm_lightning.randomness import generator_for
+from lvm_lightning.objectives.bounds import iw_elbo
+from lvm_lightning.support.randomness import generator_for
 
 LATENT, PIXELS, SIDE = 2, 784, 28
 

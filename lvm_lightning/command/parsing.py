@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lvm_lightning.errors import PROGRAM, UserError, debugging, one_line
+from lvm_lightning.support.errors import PROGRAM, UserError, debugging, one_line
 
 A_CLASS = "a class or its import path"
 _NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "collections.abc.Sequence": "a list"}

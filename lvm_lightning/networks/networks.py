@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lvm_lightning.argtypes import PositiveInt
+from lvm_lightning.support.argtypes import PositiveInt
 
 Activation = Literal["ELU", "ReLU", "LeakyReLU", "Tanh", "SiLU", "GELU", "Softplus"]
 

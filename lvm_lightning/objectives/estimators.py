@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lvm_lightning.bounds import nested_renyi, require_order
+from lvm_lightning.objectives.bounds import nested_renyi, require_order
 
 Estimator = Literal["pathwise", "sticking_the_landing", "doubly_reparameterised"]
 DecoderBound = Literal["same", "pooled"]

@@ -10,9 +10,9 @@ from zuko.flows import MaskedAutoregressiveTransform
 from zuko.lazy import LazyComposedTransform
 from zuko.transforms import ComposedTransform
 
-from lvm_lightning.argtypes import PositiveInt
-from lvm_lightning.proposals.base import Posterior, Proposal
-from lvm_lightning.proposals.gaussian import DiagonalGaussian, GaussianPosterior, Scale
+from lvm_lightning.densities.proposals.base import Posterior, Proposal
+from lvm_lightning.densities.proposals.gaussian import DiagonalGaussian, GaussianPosterior, Scale
+from lvm_lightning.support.argtypes import PositiveInt
 
 
 class Flow(nn.Module):

@@ -33,7 +33,7 @@ from lvm_lightning.callbacks import (
 )
 from lvm_lightning.callbacks.run_checkpoint import LAST
 from lvm_lightning.callbacks.run_folder import run_folder
-from lvm_lightning.checkpoints import (
+from lvm_lightning.command.checkpoints import (
     SETTINGS,
     read_checkpoint,
     require_same_model,
@@ -41,13 +41,8 @@ from lvm_lightning.checkpoints import (
     run_of,
     settings_of,
 )
-from lvm_lightning.comparison import ComparisonError, compare
-from lvm_lightning.errors import PROGRAM, UserError, debugging, one_line
-from lvm_lightning.files import free_bytes, replacing
-from lvm_lightning.modules import ExponentialPosterior, GaussianVAE
-from lvm_lightning.modules.base import LatentVariableModule
-from lvm_lightning.parsing import Parser, require_groups
-from lvm_lightning.runs import (
+from lvm_lightning.command.parsing import Parser, require_groups
+from lvm_lightning.command.runs import (
     as_list,
     continue_run_folder,
     logger_arguments,
@@ -55,8 +50,13 @@ from lvm_lightning.runs import (
     remove_if_empty,
     take_run_folder,
 )
-from lvm_lightning.signals import Stopped, StopSignals
-from lvm_lightning.trainer import OWN_SUBCOMMANDS, Trainer
+from lvm_lightning.command.trainer import OWN_SUBCOMMANDS, Trainer
+from lvm_lightning.modules import ExponentialPosterior, GaussianVAE
+from lvm_lightning.modules.base import LatentVariableModule
+from lvm_lightning.studies.compare import ComparisonError, compare
+from lvm_lightning.support.errors import PROGRAM, UserError, debugging, one_line
+from lvm_lightning.support.files import free_bytes, replacing
+from lvm_lightning.support.signals import Stopped, StopSignals
 
 DESCRIPTION = f"Latent-variable models on PyTorch Lightning. '{PROGRAM} compare RUN RUN …' puts runs side by side."
 ARGUMENT_ERRORS = (ValueError, TypeError, MisconfigurationException, ModuleNotFoundError, NotImplementedError)

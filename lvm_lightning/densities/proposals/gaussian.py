@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lvm_lightning.proposals.base import Posterior, Proposal
+from lvm_lightning.densities.proposals.base import Posterior, Proposal
 
 Scale = Literal["exp", "softplus"]
 

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from lvm_lightning.bounds import elbo, iw_elbo
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.data.selection import rows_of
+from lvm_lightning.densities.proposals import DiagonalGaussian
 from lvm_lightning.evaluation.diagnostics import active_units, mutual_information, signal_to_noise
 from lvm_lightning.evaluation.quantity import Kind, Quantity, table
 from lvm_lightning.evaluation.report import Provenance, write_report
 from lvm_lightning.modules.base import LatentVariableModule
-from lvm_lightning.proposals import DiagonalGaussian
-from lvm_lightning.randomness import Purpose, generator_for
+from lvm_lightning.objectives.bounds import elbo, iw_elbo
+from lvm_lightning.support.randomness import Purpose, generator_for
 
 SPLITS = ("train", "val", "test")
 BATCH = 100

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lvm_lightning.bounds import nested_iw_elbo
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.data.selection import rows_of
 from lvm_lightning.evaluation import annealing
 from lvm_lightning.evaluation.quantity import Kind, Quantity, table
 from lvm_lightning.evaluation.report import Provenance, write_report
-from lvm_lightning.evaluation.tightness import powers
+from lvm_lightning.evaluation.rise import powers
 from lvm_lightning.modules.base import LatentVariableModule
-from lvm_lightning.randomness import generator_for
+from lvm_lightning.objectives.bounds import nested_iw_elbo
+from lvm_lightning.support.randomness import generator_for
 
 Start = Literal["prior", "encoder"]
 

@@ -11,23 +11,23 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.pytorch.plugins import CheckpointIO, LayerSync, Precision
 from lightning.pytorch.profilers import Profiler
 
-from lvm_lightning.annealed import Start, write_annealing
-from lvm_lightning.argtypes import (
+from lvm_lightning.callbacks.evaluation_report import provenance
+from lvm_lightning.command.checkpoints import SafeCheckpointIO, read_checkpoint
+from lvm_lightning.evaluation.report import Provenance
+from lvm_lightning.modules.base import LatentVariableModule
+from lvm_lightning.studies.anneal import Start, write_annealing
+from lvm_lightning.studies.diagnose import write_diagnosis
+from lvm_lightning.studies.sample import write_samples
+from lvm_lightning.studies.tightness import write_tightness
+from lvm_lightning.support.argtypes import (
     NonNegativeInt,
     OrUnlimited,
     PositiveFloat,
     PositiveInt,
     Repeats,
 )
-from lvm_lightning.callbacks.evaluation_report import provenance
-from lvm_lightning.checkpoints import SafeCheckpointIO, read_checkpoint
-from lvm_lightning.diagnosis import write_diagnosis
-from lvm_lightning.errors import UserError
-from lvm_lightning.evaluation.report import Provenance
-from lvm_lightning.modules.base import LatentVariableModule
-from lvm_lightning.sampling import write_samples
-from lvm_lightning.signals import StopSignals
-from lvm_lightning.tightness import write_tightness
+from lvm_lightning.support.errors import UserError
+from lvm_lightning.support.signals import StopSignals
 
 OWN_SUBCOMMANDS = ("sample", "tightness", "anneal", "diagnose")
 

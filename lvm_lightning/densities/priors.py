@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zuko.flows import MAF
 from zuko.transforms import ComposedTransform
 
-from lvm_lightning.argtypes import PositiveInt
+from lvm_lightning.support.argtypes import PositiveInt
 
 
 class Prior(nn.Module, ABC):

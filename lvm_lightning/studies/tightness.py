@@ -10,10 +10,10 @@ from lvm_lightning.data.loader import Batch
 from lvm_lightning.data.selection import rows_of
 from lvm_lightning.evaluation.quantity import Quantity
 from lvm_lightning.evaluation.report import Provenance, write_json
-from lvm_lightning.evaluation.tightness import Tightness, measure, rise
+from lvm_lightning.evaluation.rise import Tightness, measure, rise
 from lvm_lightning.figures import render, save_png, tightness_curve
 from lvm_lightning.modules.base import LatentVariableModule
-from lvm_lightning.randomness import generator_for
+from lvm_lightning.support.randomness import generator_for
 
 WEIGHTS, BATCH, BATCHES = 2**26, 50, 20
 """Weights that are held at a time; images whose weights are drawn together, or more where there are 20 such batches."""

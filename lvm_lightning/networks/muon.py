@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lvm_lightning.argtypes import ClosedUnitInterval, NonNegativeFloat
+from lvm_lightning.support.argtypes import ClosedUnitInterval, NonNegativeFloat
 
 
 class MuonWithAdam(Optimizer):

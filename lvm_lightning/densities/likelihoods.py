@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-from lvm_lightning.argtypes import PositiveFloat
+from lvm_lightning.support.argtypes import PositiveFloat
 
 
 class Likelihood(nn.Module, ABC):

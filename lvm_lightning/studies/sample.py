@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from lvm_lightning.figures import darkness, image_grid, render, save_png
-from lvm_lightning.files import write_arrays
 from lvm_lightning.modules.base import LatentVariableModule
-from lvm_lightning.randomness import generator_for
+from lvm_lightning.support.files import write_arrays
+from lvm_lightning.support.randomness import generator_for
 
 
 def write_samples(

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from lvm_lightning.proposals.base import Proposal
+from lvm_lightning.densities.proposals.base import Proposal
 
 
 class Exponential(Proposal):

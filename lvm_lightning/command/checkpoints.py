@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from lvm_lightning.errors import PROGRAM, UserError
-from lvm_lightning.files import replacing
+from lvm_lightning.support.errors import PROGRAM, UserError
+from lvm_lightning.support.files import replacing
 
 TRAINING_ONLY = ("optimizer", "lr_scheduler")
 """Model arguments that may differ between a checkpoint and the configuration that evaluates it."""

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lvm_lightning.bounds import nested_iw_elbo
 from lvm_lightning.evaluation.quantity import Quantity
+from lvm_lightning.objectives.bounds import nested_iw_elbo
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any, cast
 from jsonargparse import Namespace
 
 from lvm_lightning.callbacks.run_checkpoint import LAST
-from lvm_lightning.checkpoints import run_of
-from lvm_lightning.errors import PROGRAM, UserError
+from lvm_lightning.command.checkpoints import run_of
+from lvm_lightning.support.errors import PROGRAM, UserError
 
 
 def newest_checkpoint(settings: Namespace, name: str) -> Path:

@@ -1,0 +1,1 @@
+"""The command ``lvm-lightning``: parsing, messages, run folders, checkpoints on the way in."""

@@ -1,0 +1,6 @@
+"""Networks, tensors in and tensors out, and an optimiser for them."""
+
+from lvm_lightning.networks.muon import MuonWithAdam
+from lvm_lightning.networks.networks import MLP, ConvDecoder, ConvEncoder
+
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "MuonWithAdam"]
