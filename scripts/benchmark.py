@@ -135,13 +135,13 @@ def encoder_model(samples: int) -> GaussianVAE:
 
 def shared_operations(samples: int) -> int:
     """Floating-point operations of a step: the decoder once a point, and all pairs of points and images."""
-    return samples * (6 * products(PriorIWAE().decoder) + 4 * BATCH * 784)
+    return samples * (6 * products(PriorIWAE().model.decoder) + 4 * BATCH * 784)
 
 
 def amortised_operations(samples: int) -> int:
     """The encoder once an image, the decoder once a sample."""
     model = encoder_model(samples)
-    return AMORTISED_BATCH * (6 * products(model.encoder) - 2 * 784 * 200 + samples * 6 * products(model.decoder))
+    return AMORTISED_BATCH * (6 * products(model.encoder) - 2 * 784 * 200 + samples * 6 * products(model.model.decoder))
 
 
 def forever(data: StaticMNIST) -> Iterator[Batch]:
@@ -165,7 +165,7 @@ def steps(data: StaticMNIST) -> tuple[Works, dict[str, int]]:
         "own points": (own(mixed=False), 1),
         "own points, bf16": (own(mixed=True), 1),
     }
-    per_example = 6 * BATCH * SAMPLES * products(PriorIWAE().decoder)
+    per_example = 6 * BATCH * SAMPLES * products(PriorIWAE().model.decoder)
     operations = dict.fromkeys(list(works)[1:], per_example)
     for n in (SAMPLES, 1024, 16_384):
         for mixed in (False, True):

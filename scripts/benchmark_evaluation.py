@@ -21,8 +21,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
 from lvm_lightning.data import StaticMNIST
-from lvm_lightning.data.loader import Batch
-from lvm_lightning.data.selection import evenly_spaced
+from lvm_lightning.data.protocol import evenly_spaced
 from lvm_lightning.modules import GaussianVAE
 from lvm_lightning.networks import MLP
 from lvm_lightning.objectives.bounds import iw_elbo
@@ -43,7 +42,7 @@ def probabilities(model: GaussianVAE, x: Tensor, samples: int) -> Tensor:
         repeated = x.expand(PORTION, -1).contiguous()
         mean, log_sigma = model.encoder(repeated).chunk(2, -1)
         z = mean + log_sigma.exp() * torch.randn_like(mean)
-        p = model.decoder(z).sigmoid().clamp(1e-5, 1 - 1e-5)
+        p = model.model.decoder(z).sigmoid().clamp(1e-5, 1 - 1e-5)
         log_lik = (repeated * p.log() + (1 - repeated) * (1 - p).log()).sum(-1)
         log_prior = (-0.5 * (z**2 + math.log(2 * math.pi))).sum(-1)
         scaled = (z - mean) / log_sigma.exp()
@@ -60,7 +59,7 @@ def distributions(model: GaussianVAE, x: Tensor, samples: int) -> Tensor:
     q = Normal(mean, log_sigma.exp())
     z = q.sample()
     log_w = (
-        Bernoulli(logits=model.decoder(z)).log_prob(repeated).sum(-1)
+        Bernoulli(logits=model.model.decoder(z)).log_prob(repeated).sum(-1)
         + Normal(0.0, 1.0).log_prob(z).sum(-1)
         - q.log_prob(z).sum(-1)
     )
@@ -70,7 +69,7 @@ def distributions(model: GaussianVAE, x: Tensor, samples: int) -> Tensor:
 
 def batched(model: GaussianVAE, x: Tensor, samples: int) -> Tensor:
     """This package's evaluation of a batch ``(B, D)``."""
-    return iw_elbo(model.draw_log_weights(Batch.whole(x), samples, torch.Generator().manual_seed(0)).double())
+    return iw_elbo(model.model.log_weights(x, model.propose(x), samples, torch.Generator().manual_seed(0)).double())
 
 
 def main() -> None:

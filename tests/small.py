@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from lvm_lightning.data import StaticMNIST
-from lvm_lightning.data.images import ImageSet
-from lvm_lightning.data.loader import Batch
+from lvm_lightning.data.loader import Batch, ImageSet
 
 D, B = 12, 5
 
@@ -44,7 +43,7 @@ def images(n: int = B) -> Tensor:
 
 
 def batch_of(x: Tensor) -> Batch:
-    return Batch.whole(x)
+    return Batch.of(x)
 
 
 class SignalAt(pl.Callback):

@@ -75,7 +75,7 @@ def test_the_data_module_is_the_only_one_that_modules_know_by_its_batch() -> Non
     for path in FILES:
         if room(path) == "modules":
             data = {i for i in imported(path) if i.startswith("lvm_lightning.data")}
-            assert data <= {"lvm_lightning.data.loader"}, path
+            assert data <= {"lvm_lightning.data.loader", "lvm_lightning.data.protocol"}, path
 
 
 def test_importing_changes_nothing(tmp_path: Path) -> None:

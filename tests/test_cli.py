@@ -104,8 +104,8 @@ def test_test_writes_labelled_quantities(after_fit: Run, capsys: pytest.CaptureF
         "bound (J=1, N=4, i.i.d.)",
         "log p(x) by quadrature",
         "error of the quadrature",
-        "log p(x) − bound",
         "image-independent Bernoulli",
+        "log p(x) − bound",
     ]
     for q in quantities:
         assert set(q) == {"name", "value", "stderr", "unit", "kind", "split", "samples", "images"}

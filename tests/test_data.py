@@ -19,21 +19,21 @@ import torch
 from torch import Tensor
 
 from lvm_lightning.data import StaticMNIST, amat
-from lvm_lightning.data.amat import AmatError, load_amat
+from lvm_lightning.data.amat import load_amat
 from lvm_lightning.data.binarisation import bernoulli_pixels, philox, random_bytes
-from lvm_lightning.data.images import ImageSet
-from lvm_lightning.data.loader import Batch, BatchLoader
-from lvm_lightning.data.mnist import DamagedFileError, GreyImages, load_mnist, pack_mnist, packaged_file
-from lvm_lightning.data.torchvision_sets import DownloadError
+from lvm_lightning.data.loader import Batch, BatchLoader, ImageSet
+from lvm_lightning.data.mnist import DataFileError, load_mnist, pack_mnist, packaged_file
 from lvm_lightning.support.files import replacing
+from lvm_lightning.support.values import BINARY, UNIT, Support
 from tests.command import SERVER
 from tests.conftest import assert_within
 
+Grey = tuple[ImageSet, ImageSet]
 DIGEST_OF_SEED_0 = "7348a9e0009acdb8bb4c74b26d0e4342ee0f58c6a5d1594bcb69e7dcdb3f7f7a"
 
 
 @pytest.fixture(scope="module")
-def grey() -> GreyImages:
+def grey() -> Grey:
     return load_mnist()
 
 
@@ -47,20 +47,20 @@ def static() -> StaticMNIST:
 # The packed file
 
 
-def test_packed_mnist_is_whole(grey: GreyImages) -> None:
+def test_packed_mnist_is_whole(grey: Grey) -> None:
     assert packaged_file().stat().st_size <= 10_000_000
-    assert grey.train_images.shape == (60_000, 784)
-    assert grey.test_images.shape == (10_000, 784)
-    assert grey.train_labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    assert grey.test_labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert grey[0].images.shape == (60_000, 784)
+    assert grey[1].images.shape == (10_000, 784)
+    assert grey[0].labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert grey[1].labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
-def test_packed_mnist_is_the_idx_files(grey: GreyImages, shared_data: Path) -> None:
+def test_packed_mnist_is_the_idx_files(grey: Grey, shared_data: Path) -> None:
     for name, header, packed in [
-        ("train-images-idx3-ubyte", 16, grey.train_images),
-        ("t10k-images-idx3-ubyte", 16, grey.test_images),
-        ("train-labels-idx1-ubyte", 8, grey.train_labels),
-        ("t10k-labels-idx1-ubyte", 8, grey.test_labels),
+        ("train-images-idx3-ubyte", 16, grey[0].images),
+        ("t10k-images-idx3-ubyte", 16, grey[1].images),
+        ("train-labels-idx1-ubyte", 8, grey[0].labels),
+        ("t10k-labels-idx1-ubyte", 8, grey[1].labels),
     ]:
         content = gzip.decompress((shared_data / "MNIST" / "raw" / f"{name}.gz").read_bytes())
         assert content[header:] == packed.numpy().tobytes()
@@ -75,7 +75,7 @@ def test_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
         content[1_000] ^= 1
     path = tmp_path / "mnist.xz"
     path.write_bytes(content)
-    with pytest.raises(DamagedFileError, match=r"mnist\.xz: the file must have SHA-256 .*, got .*install"):
+    with pytest.raises(DataFileError, match=r"mnist\.xz: the file must have SHA-256 .*, got .*install"):
         load_mnist(path)
 
 
@@ -131,18 +131,18 @@ def test_black_and_white_pixels_are_certain() -> None:
     assert torch.equal(bernoulli_pixels(v, philox(0, 0)), (v == 255).to(torch.uint8))
 
 
-def test_splits_are_canonical(static: StaticMNIST, grey: GreyImages) -> None:
+def test_splits_are_canonical(static: StaticMNIST, grey: Grey) -> None:
     assert {name: len(split.images) for name, split in static.splits.items()} == {
         "train": 50_000,
         "val": 10_000,
         "test": 10_000,
     }
-    assert torch.equal(static.splits["train"].labels, grey.train_labels[:50_000])
-    assert torch.equal(static.splits["val"].labels, grey.train_labels[50_000:])
+    assert torch.equal(static.splits["train"].labels, grey[0].labels[:50_000])
+    assert torch.equal(static.splits["val"].labels, grey[0].labels[50_000:])
     for name, intensities in [
-        ("train", grey.train_images[:50_000]),
-        ("val", grey.train_images[50_000:]),
-        ("test", grey.test_images),
+        ("train", grey[0].images[:50_000]),
+        ("val", grey[0].images[50_000:]),
+        ("test", grey[1].images),
     ]:
         images = static.splits[name].images
         assert images.unique().tolist() == [0, 1]
@@ -161,7 +161,7 @@ def test_another_seed_is_another_draw_and_the_pixel_means_are_the_training_image
     torch.testing.assert_close(static.pixel_mean(), static.splits["train"].images.float().mean(0))
 
 
-def test_dynamic_binarisation_is_fresh_in_training_alone(static: StaticMNIST, grey: GreyImages) -> None:
+def test_dynamic_binarisation_is_fresh_in_training_alone(static: StaticMNIST, grey: Grey) -> None:
     data = StaticMNIST(binarisation="dynamic", batch_size=100)
     data.setup()
     for split in ("val", "test"):
@@ -169,64 +169,64 @@ def test_dynamic_binarisation_is_fresh_in_training_alone(static: StaticMNIST, gr
     loader = data.train_dataloader()
 
     def first_batch(epoch: int) -> Batch:
-        loader.batch_sampler.sampler.set_epoch(epoch)
+        loader.sampler.set_epoch(epoch)
         return next(iter(loader))
 
     first, again, later = first_batch(0), first_batch(0), first_batch(1)
     assert set(first.x.unique().tolist()) == {0.0, 1.0}
     assert torch.equal(first.x, again.x)
     assert not torch.equal(first.x, later.x)
-    rows = loader.batch_sampler.sampler
+    rows = loader.sampler
     rows.set_epoch(0)
-    v = grey.train_images[rows.order()[:100]]
+    v = grey[0].images[rows.order()[:100]]
     assert torch.equal(first.x[v == 255], torch.ones(int((v == 255).sum())))
-    torch.testing.assert_close(data.pixel_mean(), (grey.train_images[:50_000].double() / 255).mean(0).float())
+    torch.testing.assert_close(data.pixel_mean(), (grey[0].images[:50_000].double() / 255).mean(0).float())
     frozen = static.splits["train"].images[rows.order()[:100]]
     assert not torch.equal(first.x, frozen.float())
 
 
-def test_threshold_and_grey_values(grey: GreyImages) -> None:
+def test_threshold_and_grey_values(grey: Grey) -> None:
     data = StaticMNIST(binarisation="threshold", threshold=0.25, eval_batch_size=10)
     data.setup()
-    assert torch.equal(data.splits["test"].images, (grey.test_images / 255 > 0.25).to(torch.uint8))
-    assert data.values == "binary"
+    assert torch.equal(data.splits["test"].images, (grey[1].images / 255 > 0.25).to(torch.uint8))
+    assert data.describe().support == BINARY
     data = StaticMNIST(binarisation="none", eval_batch_size=10)
     data.setup()
-    torch.testing.assert_close(next(iter(data.test_dataloader())).x, grey.test_images[:10] / 255)
-    assert data.values == "grey"
+    torch.testing.assert_close(next(iter(data.test_dataloader())).x, grey[1].images[:10] / 255)
+    assert data.describe().support == UNIT
 
 
-def test_pixel_ranges_are_affine(grey: GreyImages) -> None:
+def test_pixel_ranges_are_affine(grey: Grey) -> None:
     data = StaticMNIST(binarisation="none", pixel_range="-1..1", eval_batch_size=10, batch_size=10)
     data.setup()
     x = next(iter(data.test_dataloader())).x
-    torch.testing.assert_close(x, grey.test_images[:10] / 127.5 - 1)
+    torch.testing.assert_close(x, grey[1].images[:10] / 127.5 - 1)
     assert (float(x.min()), float(x.max())) == (-1.0, 1.0)
-    torch.testing.assert_close(data.pixel_mean(), (grey.train_images[:50_000].double() / 127.5 - 1).mean(0).float())
-    assert data.bin_width is None
+    torch.testing.assert_close(data.pixel_mean(), (grey[0].images[:50_000].double() / 127.5 - 1).mean(0).float())
+    assert (data.describe().support, data.describe().bin_width) == (Support(-1, 1), None)
 
 
 @pytest.mark.parametrize("pixel_range", ["0..1", "-1..1"])
-def test_dequantised_grey_levels_lie_uniformly_in_their_bins(grey: GreyImages, pixel_range: Any) -> None:
+def test_dequantised_grey_levels_lie_uniformly_in_their_bins(grey: Grey, pixel_range: Any) -> None:
     data = StaticMNIST(binarisation="none", dequantise=True, pixel_range=pixel_range, batch_size=100)
     data.setup()
-    low, high = data.pixel_range
+    low, high = data.describe().scale
     loader = data.train_dataloader()
-    loader.batch_sampler.sampler.set_epoch(0)
-    v = grey.train_images[loader.batch_sampler.sampler.order()[:100]]
+    loader.sampler.set_epoch(0)
+    v = grey[0].images[loader.sampler.order()[:100]]
     first, again = (next(iter(loader)).x for _ in range(2))
     assert torch.equal(first, again)
-    for x, levels in [(first, v), (next(iter(data.test_dataloader())).x, grey.test_images[:1000])]:
+    for x, levels in [(first, v), (next(iter(data.test_dataloader())).x, grey[1].images[:1000])]:
         u = (x.double() - low) / (high - low) * 256 - levels
         assert -1e-4 < float(u.min()) < 0.001
         assert 0.999 < float(u.max()) < 1 + 1e-4
         for moment, mean in [(u, 1 / 2), (u.square(), 1 / 3)]:
             assert_within(moment.flatten(), mean, errors=4)
-    assert data.bin_width == (high - low) / 256
-    loader.batch_sampler.sampler.set_epoch(1)
+    assert data.describe().bin_width == (high - low) / 256
+    loader.sampler.set_epoch(1)
     later = next(iter(loader)).x
     assert not torch.equal(first, later)
-    expected = low + (high - low) * ((grey.train_images[:50_000].double().mean(0) + 0.5) / 256)
+    expected = low + (high - low) * ((grey[0].images[:50_000].double().mean(0) + 0.5) / 256)
     torch.testing.assert_close(data.pixel_mean(), expected.float())
 
 
@@ -307,7 +307,7 @@ def test_epochs_are_permutations_of_seed_and_epoch() -> None:
     loader = BatchLoader(data, 10, shuffle_seed=0)
 
     def epoch(number: int) -> Tensor:
-        loader.batch_sampler.sampler.set_epoch(number)
+        loader.sampler.set_epoch(number)
         return rows(list(loader))
 
     assert torch.equal(epoch(0), epoch(0))
@@ -335,9 +335,9 @@ def test_a_split_is_kept_and_cut_on_the_device_unless_noise_is_drawn() -> None:
     assert noisy.to("meta").x.device.type == "meta"
 
 
-def test_labels_come_along(static: StaticMNIST, grey: GreyImages) -> None:
+def test_labels_come_along(static: StaticMNIST, grey: Grey) -> None:
     batch = next(iter(static.val_dataloader()))
-    assert torch.equal(batch.label, grey.train_labels[50_000:51_000])
+    assert torch.equal(batch.label, grey[0].labels[50_000:51_000])
     assert batch.x.dtype == torch.float32
 
 
@@ -381,7 +381,7 @@ def test_amat_files_are_read_plain_and_zipped(small_amat: Path) -> None:
 def test_wrong_amat_files_are_refused(small_amat: Path, change: Any, message: str) -> None:
     path = small_amat / "binarized_mnist_train.amat"
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(AmatError, match=f"binarized_mnist_train.amat: {message}"):
+    with pytest.raises(DataFileError, match=f"binarized_mnist_train.amat: {message}"):
         load_amat(path.parent, "train")
 
 
@@ -389,20 +389,20 @@ def test_missing_and_damaged_amat_files_say_what_to_do(small_amat: Path) -> None
     folder = small_amat
     zipped = folder / "binarized_mnist_test.amat.gz"
     zipped.write_bytes(zipped.read_bytes()[:100])
-    with pytest.raises(AmatError, match=r"test.amat.gz: not a readable file .* damaged"):
+    with pytest.raises(DataFileError, match=r"test.amat.gz: not a readable file .* damaged"):
         load_amat(folder, "test")
     zipped.unlink()
     with pytest.raises(
-        AmatError, match=r"found neither this file nor .*\.gz; put Larochelle & Murray's .* data.folder"
+        DataFileError, match=r"found neither this file nor .*\.gz; put Larochelle & Murray's .* data.folder"
     ):
         load_amat(folder, "test")
 
 
-def test_the_literatures_copy(shared_data: Path, grey: GreyImages) -> None:
+def test_the_literatures_copy(shared_data: Path, grey: Grey) -> None:
     bits = load_amat(shared_data / "binarized_mnist", "test")
     assert bits.shape == (10_000, 784)
     # It is a draw from the same test images in another order: the pixel means agree within sampling error.
-    p = grey.test_images.double() / 255
+    p = grey[1].images.double() / 255
     deviation = (bits.double() - p).sum() / (p * (1 - p)).sum().sqrt()
     assert abs(float(deviation)) < 4
 
@@ -495,7 +495,7 @@ def test_a_mirror_that_fails_leaves_nothing_and_says_what_to_do(
     for name, value in mirror.items():
         monkeypatch.setattr(FashionMNIST, name, value)
     data = StaticMNIST(source="FashionMNIST", folder=str(tmp_path / "data"))
-    with pytest.raises(DownloadError, match=r"(?s)FashionMNIST could not be downloaded .*; with its files in .*/raw"):
+    with pytest.raises(DataFileError, match=r"(?s)FashionMNIST could not be downloaded .*; with its files in .*/raw"):
         data.prepare_data()
     assert [path.name for path in (tmp_path / "data").iterdir()] == [".FashionMNIST.lock"]
 

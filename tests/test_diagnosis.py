@@ -15,7 +15,8 @@ from lvm_lightning.densities.proposals import DiagonalGaussian
 from lvm_lightning.evaluation.diagnostics import log_aggregate, mutual_information, signal_to_noise
 from lvm_lightning.evaluation.quantity import Quantity
 from lvm_lightning.evaluation.report import Provenance, write_report
-from lvm_lightning.studies.compare import ComparisonError, compare
+from lvm_lightning.studies.compare import Compare
+from lvm_lightning.support.errors import UserError
 from tests.conftest import ROOT, Run, assert_within
 
 
@@ -83,11 +84,11 @@ def test_paired_differences_lose_the_spread_over_images(tmp_path: Path) -> None:
     images = 10 * torch.randn(1000, dtype=torch.float64)
     better = images + 1 + 0.1 * torch.randn(1000, dtype=torch.float64)
     first, second = written_run(tmp_path / "a", images), written_run(tmp_path / "b", better, eval_batch_size=20)
-    line = compare([first, second]).splitlines()[-1]
+    line = Compare(first, second).run().splitlines()[-1]
     difference = better - images
     assert f"{float(difference.mean()):+.4f} ± {float(difference.std()) / 1000**0.5:.4f} paired" in line
     third = written_run(tmp_path / "c", better, keep=False)
-    line = compare([first, third]).splitlines()[-1]
+    line = Compare(first, third).run().splitlines()[-1]
     stderr = math.hypot(float(images.std()), float(better.std())) / 1000**0.5
     assert f"± {stderr:.2f} unpaired" in line
 
@@ -98,7 +99,7 @@ def test_a_quantity_of_one_run_alone_is_a_dash(tmp_path: Path) -> None:
     write_report(
         tmp_path / "b" / "evaluation.json", [other], Provenance(0, {"source": "MNIST", "digest": "a"}, "", "", "", {})
     )
-    lines = compare([first, tmp_path / "b"]).splitlines()
+    lines = Compare(first, tmp_path / "b").run().splitlines()
     assert [line.split()[0] for line in lines[2:]] == ["ELBO", "other"]
     assert all("—" in line for line in lines[2:])
 
@@ -106,21 +107,23 @@ def test_a_quantity_of_one_run_alone_is_a_dash(tmp_path: Path) -> None:
 def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     first = written_run(tmp_path / "a", torch.randn(5))
     other = written_run(tmp_path / "b", torch.randn(5), digest="b")
+    nameless = [written_run(tmp_path / name, torch.randn(5), digest=None) for name in ("e", "f")]
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "evaluation.json").write_text("{")
     for paths, message in [
         ([first], "RUN: must be at least two run folders, got 1"),
         ([first, other], "must be about the same data, got digest 'a' in .* and digest 'b' in .*; test both on one"),
+        (nameless, "RUN: the data of a run must say what they are, got none in .*e; test it with a data module"),
         ([first, tmp_path / "d"], "no evaluation in .*d; run 'lvm-lightning test' on it first"),
         ([first, tmp_path / "c"], r"c/evaluation.json is not a readable evaluation \(JSONDecodeError\)"),
     ]:
-        with pytest.raises(ComparisonError, match=message):
-            compare(paths)
+        with pytest.raises(UserError, match=message):
+            Compare(*paths).run()
         assert run("compare", *paths) == 2
         assert re.search(message, capsys.readouterr().err)
     assert run("compare") == 2
     assert run("compare", "--help") == 0
-    assert "compare RUN RUN" in capsys.readouterr().out
+    assert "side by side" in capsys.readouterr().out
 
 
 # The subcommands
@@ -161,7 +164,7 @@ def test_anneal_and_diagnose_serve_every_family(name: str, run: Run, capsys: pyt
     if name == "burda_vae":
         assert run("anneal", *arguments, *few, *anneal, "--start", "encoder") == 0
     if name == "prior_iwae":
-        assert run("anneal", *arguments, *few, *anneal, "--start", "encoder") == 1
+        assert run("anneal", *arguments, *few, *anneal, "--start", "encoder") == 2
         assert "start: PriorIWAE has no encoder to anneal from" in capsys.readouterr().err
 
 
@@ -169,7 +172,7 @@ def test_evaluation_fills_hyperparameters_and_keeps_each_image(run: Run) -> None
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     arguments = ["--config", ROOT / "configs" / "burda_vae.yaml", *MODELS["burda_vae"], *FIT]
-    arguments += ["--model.test_samples", "30", "--data.eval_batch_size", "500", "--trainer.limit_test_batches", "2"]
+    arguments += ["--evaluation.samples", "30", "--data.eval_batch_size", "500", "--trainer.limit_test_batches", "2"]
     assert run("fit", *arguments) == 0
     assert run("test", *arguments, "--ckpt_path", "last", "--evaluation.save_per_example", "true") == 0
     folder = Path("runs/burda_vae/version_0")

@@ -96,7 +96,7 @@ def test_one_sample_and_a_million(samples: int, share: bool, tmp_path: Path) -> 
         assert log_p is not None
         points = module.training_points(batch_of(images()), "val", 0)
         with torch.no_grad():
-            many = module.log_weights(images(), points).logsumexp((0, 1)) - math.log(samples)
+            many = module.model.log_likelihood(images(), points).logsumexp((0, 1)) - math.log(samples)
         torch.testing.assert_close(many, log_p.to(many), atol=1e-3, rtol=0)
 
 
@@ -109,7 +109,6 @@ def test_one_latent_and_many_and_a_batch_of_one(latent_dim: int, batch_size: int
         GaussianVAE(
             encoder=lambda d, k: MLP(d, k, hidden=[4]),
             decoder=lambda k, d: MLP(k, d, hidden=[4]),
-            test_samples=4,
             **small,
         ),
     ):
@@ -183,9 +182,11 @@ class BreakGradient(pl.Callback):
 def test_a_gradient_that_is_not_finite_is_found_and_its_batch_kept(tmp_path: Path) -> None:
     seen: list[Tensor] = []
     module = PriorIWAE(inner_samples=2, data_dim=D, decoder=lambda k, d: MLP(k, d, hidden=[4]))
-    module.on_train_batch_start = lambda batch, batch_idx: seen.append(batch.x)  # type: ignore[method-assign]
+    module.on_train_batch_start = lambda batch, _, __=0: seen.append(batch.x)  # type: ignore[method-assign,assignment]
     trainer = small_trainer(tmp_path, max_steps=9, limit_val_batches=0, callbacks=[FiniteGuard(), BreakGradient()])
-    with pytest.raises(NonFiniteError, match=r"step 4: the gradient is not finite, nor is decoder\S* after it; likely"):
+    with pytest.raises(
+        NonFiniteError, match=r"step 4: the gradient is not finite, nor is model.decoder\S* after it; likely"
+    ):
         trainer.fit(module, SmallImages(batch_size=50))
     assert np.array_equal(np.load(tmp_path / "nonfinite_step4_rank0.npz")["x"], seen[3].numpy())
 
@@ -211,7 +212,7 @@ def test_a_diverging_run_stops_and_keeps_its_last_good_state(tmp_path: Path) -> 
 def test_a_validation_that_is_not_finite_names_the_image(tmp_path: Path) -> None:
     module = PriorIWAE(inner_samples=2, data_dim=D, decoder=lambda k, d: MLP(k, d, hidden=[4]))
     with torch.no_grad():
-        next(module.decoder.parameters()).fill_(torch.nan)
+        next(module.model.decoder.parameters()).fill_(torch.nan)
     with pytest.raises(NonFiniteError, match="val/bound: must be finite, got nan for image 0 of validation batch 0"):
         small_trainer(tmp_path).validate(module, SmallImages(eval_batch_size=20), verbose=False)
 
@@ -221,8 +222,8 @@ def test_weights_that_are_not_finite_reach_no_checkpoint(tmp_path: Path) -> None
     trainer = small_trainer(tmp_path, max_steps=1, limit_val_batches=0, callbacks=[FiniteGuard()])
     trainer.fit(module, SmallImages(batch_size=50))
     with torch.no_grad():
-        next(module.decoder.parameters()).fill_(torch.inf)
-    with pytest.raises(NonFiniteError, match=r"step 1: the gradient is not finite, nor is decoder.* after it"):
+        next(module.model.decoder.parameters()).fill_(torch.inf)
+    with pytest.raises(NonFiniteError, match=r"step 1: the gradient is not finite, nor is model.decoder.* after it"):
         trainer.save_checkpoint(tmp_path / "bad.ckpt")
     assert not (tmp_path / "bad.ckpt").exists()
 

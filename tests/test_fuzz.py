@@ -21,7 +21,7 @@ def network(hidden: list[int]) -> Config:
 
 OPTIMISER = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}}
 PRIOR_IWAE = {"latent_dim": 2, "inner_samples": 4, "decoder": network([8])}
-VAE = {"latent_dim": 3, "inner_samples": 2, "test_samples": 8, "encoder": network([8]), "decoder": network([8])}
+VAE = {"latent_dim": 3, "inner_samples": 2, "encoder": network([8]), "decoder": network([8])}
 MODELS: dict[str, Config] = {"PriorIWAE": PRIOR_IWAE, "GaussianVAE": VAE}
 
 # What a user may write for anything, sensible or not. Large numbers are left out where they would only be slow.
@@ -47,18 +47,18 @@ def words(*known: object) -> st.SearchStrategy[object]:
 KEYS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "PriorIWAE": {
         **{"model.outer_samples": COUNTS, "model.points": words("iid", "sobol"), "model.share_points": FLAGS},
-        **{"model.output_bias": words("logit", "log", "zero"), "model.quadrature_spacing": NUMBERS},
+        **{"model.output_bias": words("logit", "log", "zero"), "evaluation.spacing": NUMBERS},
     },
     "GaussianVAE": {
         **{
             "model.outer_samples": COUNTS,
-            "model.alpha": NUMBERS,
+            "model.bound": words("Renyi", "Jackknife", "CUBO", "lvm_lightning.objectives.elbo"),
             "model.free_bits": NUMBERS,
             "model.likelihood": words("Bernoulli", "Gaussian", "PixelwiseGaussian"),
         },
         **{"model.estimator": words("pathwise", "sticking_the_landing", "doubly_reparameterised")},
         **{"model.decoder_bound": words("same", "pooled"), "model.kl_warmup_steps": COUNTS},
-        **{"model.posterior": words("GaussianPosterior", "InverseAutoregressiveFlow"), "model.test_widen": NUMBERS},
+        **{"model.posterior": words("GaussianPosterior", "InverseAutoregressiveFlow"), "evaluation.widen": NUMBERS},
         **{"model.prior": words("StandardNormal", "FlowPrior"), "model.output_bias": words("pixel_means", "zero")},
         **{"model.encoder.init_args.hidden": st.lists(COUNTS, max_size=3), "model.encoder": ANYTHING},
     },

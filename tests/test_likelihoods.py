@@ -168,7 +168,7 @@ def test_extreme_pixelwise_variances_stay_finite_with_their_gradients() -> None:
 
 
 def test_a_learned_sigma_below_its_floor_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"likelihood.sigma: a learned σ must start above its floor 0.1, got 0.05"):
+    with pytest.raises(ValueError, match=r"sigma: a learned σ must start above its floor 0.1, got 0.05"):
         Gaussian(0.05, learn_sigma=True, floor=0.1)
 
 

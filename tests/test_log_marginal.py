@@ -7,9 +7,9 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from lvm_lightning.data.loader import Batch
 from lvm_lightning.densities.likelihoods import Gaussian
 from lvm_lightning.densities.points import normal_grid
+from lvm_lightning.densities.prior_proposal import PriorProposal
 from lvm_lightning.densities.priors import standard_normal_log_prob
 from lvm_lightning.densities.proposals import DiagonalGaussian
 from lvm_lightning.evaluation import annealing
@@ -18,8 +18,8 @@ from lvm_lightning.evaluation.closed_forms import Problem
 from lvm_lightning.evaluation.importance import effective_sample_size, pareto_shape
 from lvm_lightning.evaluation.quadrature import AdaptiveQuadrature, GridQuadrature
 from lvm_lightning.modules import ExponentialPosterior
-from lvm_lightning.objectives.bounds import iw_elbo
-from lvm_lightning.studies.anneal import sandwich
+from lvm_lightning.objectives import iw_elbo
+from lvm_lightning.studies.anneal import Anneal, sandwich
 from tests.conftest import assert_within
 from tests.linear_gaussian import BIAS, LIKELIHOOD, D, K, S, W, X, log_p, log_weights, posterior, wrong
 
@@ -198,22 +198,23 @@ def test_the_toy_is_covered_by_importance_sampling_and_annealing(start: str) -> 
     model = ExponentialPosterior()
     exact = exponential.log_marginal(Problem.of(OBSERVATIONS, 1.0, 1.0))
     x = OBSERVATIONS.expand(B, 5)
-    batch = Batch(x, torch.zeros(B, dtype=torch.uint8), 0, B)
+    q = PriorProposal(model.model.prior, x) if start == "prior" else model.propose(x)
     weights, annealed = [], []
     for seed in range(SEEDS):
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            weights.append(iw_elbo(model.draw_log_weights(batch, 500, generator)))
-        annealed.append(sandwich(model, x, start, 60, 8, 4, generator)[0])  # type: ignore[arg-type]
+            weights.append(iw_elbo(model.model.log_weights(x, model.propose(x), 500, generator)))
+        annealed.append(sandwich(model.model, x, q, Anneal(steps=60, chains=8, leapfrog=4), generator)[0])
     covered(torch.stack(weights), exact)
     covered(torch.stack(annealed), exact)
 
 
 def test_the_toys_sandwich_contains_log_p_on_simulated_data() -> None:
     model, generator = ExponentialPosterior(), torch.Generator().manual_seed(0)
-    x, z = model.simulate(torch.zeros(200, 5), generator)
+    x, z = model.model.simulate(torch.zeros(200, 5), generator)
     exact = model.log_marginal(x)
-    low, high = sandwich(model, x, "prior", 80, 8, 4, generator, z)
+    q = PriorProposal(model.model.prior, x)
+    low, high = sandwich(model.model, x, q, Anneal(steps=80, chains=8, leapfrog=4), generator, z)
     assert high is not None
     for difference in (exact - low, high - exact):
         assert float(difference.mean()) > -3 * float(difference.std()) / 200**0.5

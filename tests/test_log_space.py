@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from lvm_lightning.studies.log_space import estimates, write_log_space
+from lvm_lightning.studies.log_space import LogSpace, estimates
 
 
 def test_both_estimates_agree_until_the_naive_one_underflows() -> None:
@@ -21,9 +21,9 @@ def test_both_estimates_agree_until_the_naive_one_underflows() -> None:
 
 def test_the_lesson_prints_the_underflow_and_leaves_the_random_state_alone(tmp_path: Path) -> None:
     before = torch.get_rng_state()
-    account, path = write_log_space(tmp_path, samples=8)
+    account = LogSpace(tmp_path, samples=8).run()
     assert torch.equal(before, torch.get_rng_state())
     assert "0.8^784 in float32: 0; 784 log 0.8 = -174.94 nats" in account
     assert "(0 from " in account
-    assert path.read_bytes().startswith(b"\x89PNG")
-    assert write_log_space(tmp_path, samples=8)[0] == account
+    assert (tmp_path / "log_space.png").read_bytes().startswith(b"\x89PNG")
+    assert LogSpace(tmp_path, samples=8).run() == account

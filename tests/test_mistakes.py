@@ -28,7 +28,7 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
     # the command line and its files
     "no subcommand": ([], 2, "subcommand"),
     "subcommand": (["fti"], 2, "'fti'; did you mean fit?"),
-    "no config": (["fit"], 2, "fit.data, fit.model: required, got none; give a --config"),
+    "no config": (["fit"], 2, "required: fit.data, fit.model; give a --config"),
     "missing config": (["fit", "--config", "missing.yaml"], 2, "missing.yaml"),
     "a folder as config": (["fit", "--config", "."], 2, "config: Path is not a file"),
     "no name of a config": (["fit", "--config"], 2, "config: expected one argument"),
@@ -37,6 +37,8 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
     "a list as config": (["fit", "--config", "list.yaml"], 2, "config"),
     "abbreviated key": (["fit", "--conf", CONFIG], 2, "conf: no such argument; did you mean config?"),
     "word": ([*FIT, "extra"], 2, "extra: no such argument"),
+    "study without a class": (["nothing.Study"], 2, "subcommand: must be the import path of a Study, got 'nothing.St"),
+    "study that is none": (["pathlib.Path"], 2, "must be a subclass of lvm_lightning.studies.Study, got 'p"),
     # keys
     "key of the model": ([*FIT, "--model.inner_sample", 3], 2, "model.inner_sample: .* did you mean inner_samples?"),
     "key of a network": ([*FIT, "--model.decoder.hiden", "[3]"], 2, "model.decoder.hiden: .* did you mean hidden?"),
@@ -53,7 +55,7 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
     "a number for a group": (["fit", "--config=a number.yaml"], 2, "trainer: must be settings by name .*got 293"),
     "group in a file": (["fit", "--config", "trainr.yaml"], 2, "trainr.* did you mean trainer"),
     # classes and choices
-    "model": ([*FIT, "--model", "PriorIWEA"], 2, "model: must be a class .*got PriorIWEA; did you mean PriorIWAE?"),
+    "model": ([*FIT, "--model", "PriorIWEA"], 2, "model: must be a .* class .*got PriorIWEA; .*mean PriorIWAE?"),
     "optimiser": ([*FIT, "--model.optimizer", "Adan"], 2, "model.optimizer: .*got Adan; did you mean Adam?"),
     "no optimiser": ([*FIT, "--model.optimizer", "null"], 2, "model.optimizer: must be a class .*got None"),
     "no decoder": ([*FIT, "--model.decoder", "null"], 2, "model.decoder: must be a class .*got None"),
@@ -65,12 +67,20 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
     "estimator": ([*VAE, "--model.estimator", "score"], 2, "model.estimator: must be pathwise .*got score"),
     "scale of the posterior": ([*VAE, "--model.posterior.scale", "log"], 2, "posterior.scale: must be .*got log"),
     "start of the chains": (["anneal", *FIT[1:], "--start", "middle"], 2, "must be prior or encoder, got middle"),
+    # old names
+    "class of the old tree": (
+        [*FIT, "--model.optimizer", "lvm_lightning.optimizers.MuonWithAdam"], 2,
+        "model.optimizer: .*got lvm.*; it is now lvm_lightning.networks.MuonWithAdam"
+    ),
+    "class of the old tree in a file": (
+        ["fit", "--config", "old.yaml"], 2, "model.posterior: .*; it is now lvm_lightning.densities.GaussianPosterior"
+    ),
     # numbers
-    "no samples": ([*FIT, "--model.inner_samples", 0], 2, "model.inner_samples: must be >0, got 0"),
-    "samples in words": ([*FIT, "--model.inner_samples", "many"], 2, "must be a whole number, got 'many'"),
-    "samples in floats": ([*FIT, "--model.latent_dim", "1e3"], 2, "latent_dim: must be a whole number, got '1e3'"),
-    "empty layer": ([*FIT, "--model.decoder.hidden", "[8, 0]"], 2, "model.decoder.hidden: must be >0, got 0"),
-    "layers in words": ([*FIT, "--model.decoder.hidden", "two"], 2, "model.decoder.hidden: must be a list, got two"),
+    "no samples": ([*FIT, "--model.inner_samples", 0], 2, "model.inner_samples: must be a whole number above 0, got 0"),
+    "samples in words": ([*FIT, "--model.inner_samples", "many"], 2, "must be a whole number above 0, got many"),
+    "samples in floats": ([*FIT, "--model.latent_dim", "1e3"], 2, "latent_dim: must be a whole number .*, got 1e3"),
+    "empty layer": ([*FIT, "--model.decoder.hidden", "[8, 0]"], 2, r"hidden: must be a list, each .*above 0, got \[8"),
+    "layers in words": ([*FIT, "--model.decoder.hidden", "two"], 2, "model.decoder.hidden: must be a list, .*got two"),
     "too many Sobol dimensions": ([*FIT, "--model.latent_dim", 30000], 2, "21,201 dimensions, got 30,000; set"),
     "another number of pixels": ([*FIT, "--model.data_dim", 10], 2, "data_dim: must be the 784 pixels .*got 10; set"),
     "a flag in words": ([*FIT, "--model.share_points", "maybe"], 2, "share_points: must be true or false, got maybe"),
@@ -80,37 +90,39 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
     "rate of the schedule": ([*FIT, "--model.lr_scheduler.max_lr", -1], 2, "lr_scheduler: .* 0 or more, got -0.04"),
     "empty schedule": ([*FIT, "--model.lr_scheduler.total_steps", 0], 2, "lr_scheduler: .*total_steps, but got 0"),
     "too short a schedule": ([*FIT, "--trainer.max_steps", 9999], 2, "lr_scheduler: .* 9,999 .*got 1,250; set both"),
-    "order of the ELBO": ([*VAE, "--model.alpha", 1], 2, r"model.alpha: must be in \[0, 1\), got 1; the limit"),
+    "order of the ELBO": (
+        [*VAE, "--model.bound", "Renyi", "--model.bound.alpha", 1], 2, r"alpha: must be in \[0, 1\), got 1; the limit"
+    ),
     "sigma": (
-        [*VAE, "--model.likelihood", "Gaussian", "--model.likelihood.sigma", 0], 2, "likelihood.sigma: .*>0, got 0"
+        [*VAE, "--model.likelihood", "Gaussian", "--model.likelihood.sigma", 0], 2, "likelihood.sigma: .*above 0, got 0"
     ),
     "free bits of a flow": (
         ["fit", "--config", CONFIGS / "iaf_vae.yaml", "--model.free_bits", 0.1], 2, "free_bits: needs the closed-form"
     ),
-    "threshold": ([*FIT, "--data.threshold", 2], 2, "data.threshold: must be >=0 and <=1, got 2"),
+    "threshold": ([*FIT, "--data.threshold", 2], 2, "data.threshold: must be a number from 0 to 1, got 2"),
     "seed": ([*FIT, "--seed_everything", -1], 2, "seed_everything: must be from 0 to 4,294,967,295, got -1"),
     "seed in words": ([*FIT, "--seed_everything", "lucky"], 2, "seed_everything: must be .* whole number, got lucky"),
-    "one repeat": (["diagnose", *FIT[1:], "--gradient_repeats", 1], 2, "gradient_repeats: must be 0 or >=2, got 1"),
-    "no largest": (["tightness", *FIT[1:], "--largest", 0], 2, "largest: must be >0, got 0"),
-    "no spacing": ([*FIT, "--model.quadrature_spacing", 0], 2, "quadrature_spacing: must be >0, got 0"),
-    "no images to draw": (["sample", *FIT[1:], "--count", 0], 2, "count: must be >0, got 0"),
+    "one repeat": (["diagnose", *FIT[1:], "--gradient_repeats", 1], 2, "gradient_repeats: must be 0 or .*from 2 on"),
+    "no largest": (["tightness", *FIT[1:], "--largest", 0], 2, "largest: must be a whole number above 0, got 0"),
+    "no spacing": ([*FIT, "--evaluation.spacing", 0], 2, "evaluation.spacing: must be a number above 0, got 0"),
+    "no images to draw": (["sample", *FIT[1:], "--count", 0], 2, "count: must be a whole number above 0, got 0"),
     "a batch of all": ([*FIT, "--data.batch_size", 60000], 2, "data.batch_size: .* 50,000 .*got 60000"),
     # the trainer
-    "steps": ([*FIT, "--trainer.max_steps", -5], 2, "trainer.max_steps: must be -1 or >=0, got -5"),
-    "steps in words": ([*FIT, "--trainer.max_steps", "all"], 2, "max_steps: must be a whole number, got 'all'"),
+    "steps": ([*FIT, "--trainer.max_steps", -5], 2, "trainer.max_steps: must be -1 or .* from 0 on, got -5"),
+    "steps in words": ([*FIT, "--trainer.max_steps", "all"], 2, "max_steps: must be .*a whole number .*, got all"),
     "time": ([*FIT, "--trainer.max_time", "soon"], 2, "'soon'.*DD:HH:MM:SS"),
     "interval of validations": (
         [*FIT, "--trainer.val_check_interval", 0], 2, "val_check_interval: must be a whole .* 1 or more,.*got 0"
     ),
-    "interval of logging": ([*FIT, "--trainer.log_every_n_steps", 0], 2, "log_every_n_steps: must be >0, got 0"),
-    "accumulation": ([*FIT, "--trainer.accumulate_grad_batches", 0], 2, "accumulate_grad_batches: must be >0, got 0"),
-    "clipping": ([*FIT, "--trainer.gradient_clip_val", -1], 2, "gradient_clip_val: must be >0, got -1"),
+    "interval of logging": ([*FIT, "--trainer.log_every_n_steps", 0], 2, "log_every_n_steps: must be .*above 0, got 0"),
+    "accumulation": ([*FIT, "--trainer.accumulate_grad_batches", 0], 2, "accumulate_grad_batches: .*above 0, got 0"),
+    "clipping": ([*FIT, "--trainer.gradient_clip_val", -1], 2, "gradient_clip_val: must be a number above 0, got -1"),
     "way of clipping": ([*FIT, "--trainer.gradient_clip_algorithm", "l1"], 2, "must be norm or value, got l1"),
     "limit": ([*FIT, "--trainer.limit_train_batches", 2.5], 2, "limit_train_batches: must be .*got 2.5"),
     "device": ([*FIT, "--trainer.accelerator", "abacus"], 2, "trainer: .*accelerator abacus"),
     "device that is not there": ([*FIT, "--trainer.accelerator", "tpu"], 2, "trainer: .*accelerator tpu"),
     "no devices": ([*FIT, "--trainer.devices", 0, "--trainer.accelerator", "cpu"], 2, "trainer: .*devices 0"),
-    "nodes": ([*FIT, "--trainer.num_nodes", 0], 2, "num_nodes: must be >0, got 0"),
+    "nodes": ([*FIT, "--trainer.num_nodes", 0], 2, "num_nodes: must be .*above 0, got 0"),
     "strategy": ([*FIT, "--trainer.strategy", "clever"], 2, "trainer: .*strategy clever"),
     "strategy of another device": (
         [*FIT, "--trainer.strategy", "fsdp", "--trainer.accelerator", "cpu"], 2, "trainer: .*fsdp"
@@ -118,7 +130,7 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
     "precision": ([*FIT, "--trainer.precision", 8], 2, "trainer.precision: must be 64 or .*got 8"),
     "profiler": ([*FIT, "--trainer.profiler", "x"], 2, "trainer.profiler: must be .*simple .*got x"),
     "way of the best": ([*FIT, "--checkpoint.mode", "up"], 2, "checkpoint.mode: must be min or max, got up"),
-    "number of the best": ([*FIT, "--checkpoint.save_top_k", -5], 2, "save_top_k: must be -1 or >=0, got -5"),
+    "number of the best": ([*FIT, "--checkpoint.save_top_k", -5], 2, "save_top_k: must be -1 or .*from 0 on, got -5"),
     "compiler": (
         [*FIT, CALLBACK, "lvm_lightning.callbacks.CompiledNetworks", "--trainer.callbacks.backend", "gcc"],
         2, "backend: must be one of .*inductor.*got gcc$",
@@ -180,7 +192,7 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
         [*SMALL_FIT, "--ckpt_path", LAST, "--data.batch_size", 60], 2, "data.batch_size: .*started with 50, .*says 60"
     ),
     # compare
-    "nothing to compare": (["compare"], 2, "compare needs the folders of two runs"),
+    "nothing to compare": (["compare"], 2, "RUN: must be at least two run folders, got 0"),
     "missing runs": (["compare", "a", "b"], 2, "no evaluation in a"),
 }  # fmt: skip
 
@@ -205,6 +217,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "list.yaml": b"- 1\n- 2\n",
         "inner_sample.yaml": text.replace("inner_samples:", "inner_sample:").encode(),
         "max_step.yaml": text.replace("max_steps:", "max_step:").encode(),
+        "old.yaml": (CONFIGS / "burda_vae.yaml").read_text().replace("densities.G", "proposals.G").encode(),
         "trainr.yaml": text.replace("trainer:", "trainr:").encode(),
         "a number.yaml": re.sub(r"trainer:\n(  .*\n)*", "trainer: 293\n", text).encode(),
         "text.ckpt": b"not a checkpoint",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lvm_lightning.data.loader import Batch
-from lvm_lightning.densities.proposals import InverseAutoregressiveFlow
+from lvm_lightning.densities import InverseAutoregressiveFlow, VampPrior
 from lvm_lightning.modules import GaussianVAE, PriorIWAE
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.networks import MLP
@@ -29,6 +29,14 @@ MODELS: dict[str, dict[str, Any]] = {
     "doubly reparameterised": {"outer_samples": 2, "inner_samples": 3, "estimator": "doubly_reparameterised"},
     "pooled": {"outer_samples": 2, "inner_samples": 3, "decoder_bound": "pooled"},
     "flow": {"inner_samples": 6, "posterior": InverseAutoregressiveFlow, "estimator": "doubly_reparameterised"},
+    "VampPrior": {"inner_samples": 6, "prior": lambda K: VampPrior(K, 4)},
+    "VampPrior of a flow": {
+        "outer_samples": 2,
+        "inner_samples": 3,
+        "estimator": "doubly_reparameterised",
+        "posterior": InverseAutoregressiveFlow,
+        "prior": lambda K: VampPrior(K, 4),
+    },
     "free bits and warm-up": {"outer_samples": 6, "free_bits": 0.3, "kl_warmup_steps": 10},
 }
 
@@ -111,14 +119,26 @@ def test_a_frozen_parameter_gets_no_gradient(monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(layer.bias.grad, torch.ones(1))
 
 
+def test_a_parameter_that_is_not_reached_gets_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(portions.WHOLE, "cpu", 4)
+    used, other = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    x, idle = torch.randn(7, 3, requires_grad=True), torch.randn(7, 3, requires_grad=True)
+    mean, _ = mean_in_portions(lambda rows, _: ((rows * used).sum(-1),) * 2, [x, idle], [used, other], points=1)
+    mean.backward()
+    torch.testing.assert_close(used.grad, x.detach().mean(0))
+    assert other.grad is None
+    assert idle.grad is not None
+    assert not idle.grad.any()
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_blocks_are_the_same_numbers_and_gradients(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small("prior")
     x, z = images(5).double(), torch.randn(2, 7, 1 if shared else 5, 2, dtype=torch.float64)
-    log_lik = model.log_likelihood(x, z)
+    log_lik = model.model.log_likelihood(x, z)
     whole = torch.autograd.grad(log_lik.logsumexp(1).sum(), list(model.parameters()))
     monkeypatch.setitem(portions.BLOCK, "cpu", 10)
-    blocked = model.log_likelihood(x, z)
+    blocked = model.model.log_likelihood(x, z)
     torch.testing.assert_close(blocked, log_lik, rtol=1e-12, atol=0)
     for found, expected in zip(
         torch.autograd.grad(blocked.logsumexp(1).sum(), list(model.parameters())), whole, strict=True
@@ -128,7 +148,7 @@ def test_blocks_are_the_same_numbers_and_gradients(shared: bool, monkeypatch: py
 
 def test_blocks_keep_no_activations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(portions.BLOCK, "cpu", 10)
-    decoder, z = small("prior").decoder, torch.randn(40, 1, 2, dtype=torch.float64)
+    decoder, z = small("prior").model.decoder, torch.randn(40, 1, 2, dtype=torch.float64)
     with kept_for_backward() as kept:
         in_blocks(lambda part: decoder(part).sum(-1), z)
     assert max(kept, default=0) <= 40 * 2  # the points themselves, and no layer's output
@@ -156,7 +176,7 @@ from lvm_lightning.networks import MLP
 net = lambda i, o: MLP(i, o, hidden=(200, 200), activation="Tanh")
 model = {model}
 x = torch.randint(2, ({size}, 784), generator=torch.Generator().manual_seed(1)).float()
-output = model.training_step(Batch.whole(x), 0)
+output = model.training_step(Batch.of(x), 0)
 output["loss"].backward()
 assert all(p.grad.isfinite().all() for p in model.parameters())
 status = Path("/proc/self/status")

@@ -58,7 +58,7 @@ CASES = {
         VAE,
         [
             *["--model.encoder.hidden", "[16]", "--model.estimator", "doubly_reparameterised"],
-            *["--model.free_bits", "0.2", "--model.test_samples", "8", "--trainer.precision", "32-true"],
+            *["--model.free_bits", "0.2", "--evaluation.samples", "8", "--trainer.precision", "32-true"],
         ],
     ),
 }

@@ -6,14 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from lvm_lightning.densities.priors import FlowPrior, Prior, StandardNormal, standard_normal_log_prob
-from lvm_lightning.densities.proposals import (
+from lvm_lightning.densities import (
     DiagonalGaussian,
+    Exponential,
+    ExponentialPrior,
+    FlowPrior,
     GaussianPosterior,
     InverseAutoregressiveFlow,
     Posterior,
-    Proposal,
+    Prior,
+    StandardNormal,
 )
+from lvm_lightning.densities.priors import standard_normal_log_prob
+from lvm_lightning.densities.proposals.base import NoiseProposal
+from lvm_lightning.support.randomness import Rows
 from tests.conftest import assert_within
 
 B = 3
@@ -34,10 +40,10 @@ def heads(K: int) -> dict[str, Posterior]:
     return made
 
 
-def proposal(name: str, K: int = 2, seed: int = 1) -> Proposal:
+def proposal(name: str, K: int = 2, seed: int = 1) -> NoiseProposal:
     head = heads(K)[name]
     h = 0.5 * torch.randn(B, head.features, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    made: Proposal = head(h)
+    made: NoiseProposal = head(h)
     return made
 
 
@@ -96,6 +102,69 @@ def test_the_gradient_of_a_stopped_flow_density_is_that_of_the_density() -> None
         torch.testing.assert_close(to_z[..., k], difference.detach(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["exp", "softplus", "flow", "deep flow"])
+def test_the_density_at_a_sample_has_the_samples_gradient(name: str) -> None:
+    """Through z and through the density's own parameters; the flow's own included."""
+    head = heads(2)[name]
+    h = torch.randn(B, head.features, dtype=torch.float64, requires_grad=True)
+    leaves = [h, *head.parameters()]
+    z, log_q = head(h).rsample(noise(4, B, 2))
+    expected = torch.autograd.grad(log_q.square().sum(), leaves, retain_graph=True)
+    found = torch.autograd.grad(head(h).log_prob(z).square().sum(), leaves)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+
+
+def test_the_exponentials_density_has_its_samples_gradient_too() -> None:
+    log_rate = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    q = Exponential(log_rate, B)
+    z, log_q = q.rsample(noise(4, B, 1))
+    (expected,) = torch.autograd.grad(log_q.square().sum(), log_rate, retain_graph=True)
+    (found,) = torch.autograd.grad(q.log_prob(z).square().sum(), log_rate)
+    torch.testing.assert_close(found, expected)
+    assert not q.detached().log_prob(z.detach()).requires_grad
+
+
+@pytest.mark.parametrize("name", ["exp", "flow"])
+def test_points_shared_by_the_batch_have_the_same_density(name: str) -> None:
+    q, z = proposal(name), noise(4, 5, 1, 2)
+    torch.testing.assert_close(q.log_prob(z), q.log_prob(z.expand(4, 5, B, 2)))
+
+
+def test_shared_points_under_a_sharp_proposal_keep_their_digits() -> None:
+    q = DiagonalGaussian(3 * torch.randn(7, 50), torch.full((7, 50), -7.0))
+    z = (q.mean + q.log_sigma.exp() * torch.randn(7, 50)).unsqueeze(1)
+    exact = DiagonalGaussian(q.mean.double(), q.log_sigma.double()).log_prob(z.double().expand(7, 7, 50))
+    torch.testing.assert_close(q.log_prob(z).double(), exact, rtol=1e-6, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["exp", "flow"])
+def test_a_proposal_held_fixed_is_the_same_density_and_stays_fixed(name: str) -> None:
+    q, z = proposal(name), noise(4, B, 2)
+    fixed = q.detached().detached()
+    assert isinstance(fixed, NoiseProposal)
+    assert torch.equal(fixed.log_prob(z), q.log_prob(z))
+    assert torch.equal(fixed.rsample(z)[0], q.rsample(z)[0])
+    assert not any(t.requires_grad for t in (*fixed.rsample(z), fixed.location, fixed.widened(2).log_prob(z)))
+
+
+@pytest.mark.parametrize("name", ["exp", "flow"])
+def test_a_process_samples_its_rows_of_the_global_batch(name: str) -> None:
+    (drawn,) = proposal(name).draws(5, Rows(1, 7), torch.Generator().manual_seed(3), size=5 * 7)
+    eps = torch.randn(5, 7, 2, generator=torch.Generator().manual_seed(3))[:, 1 : 1 + B].double()
+    expected = proposal(name).rsample(eps)
+    assert torch.equal(drawn.z, expected[0])
+    assert torch.equal(drawn.log_q, expected[1])
+    assert drawn.z.shape == (5, B, 2)
+
+
+def test_the_exponential_draws_its_noise_in_float64() -> None:
+    q = Exponential(torch.tensor(0.7, dtype=torch.float64), B)
+    ((_, _, z, _),) = q.draws(5, Rows(0, B), torch.Generator().manual_seed(3), size=5 * B)
+    eps = torch.randn(5, B, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(z, q.rsample(eps)[0])
+
+
 @pytest.mark.parametrize("name", ["exp", "softplus"])
 def test_the_closed_form_kl_is_the_mean_of_log_q_minus_log_p(name: str) -> None:
     q = proposal(name, 4)
@@ -150,10 +219,23 @@ def test_a_prior_integrates_to_one_and_its_samples_have_its_density(which: int) 
     grid = torch.cartesian_prod(axis, axis)
     with torch.no_grad():
         density = prior.log_prob(grid).exp() * (axis[1] - axis[0]) ** 2
-        z = prior.transform(noise(20_000, 2))
+        z = prior.sample(20_000, torch.Generator().manual_seed(2))
         assert float(density.sum()) == pytest.approx(1, abs=1e-3)
         assert_within(z, density @ grid, errors=4)
         assert_within(prior.log_prob(z), (density * prior.log_prob(grid)).sum(), errors=4)
+
+
+@pytest.mark.parametrize("prior", [StandardNormal(3), FlowPrior(3, hidden=(8,)), ExponentialPrior(2.0)])
+def test_a_prior_samples_in_its_own_type_and_leaves_no_trace_in_a_checkpoint(prior: Prior) -> None:
+    for dtype in (torch.float32, torch.float64):
+        z = prior.to(dtype).sample(5, torch.Generator().manual_seed(1))
+        assert z.dtype == dtype
+        assert z.shape == (5, prior.dim)
+    assert not [name for name in prior.state_dict() if not name.startswith("flow.")]
+
+
+def test_the_exponential_prior_is_float64() -> None:
+    assert ExponentialPrior(2.0).sample(5, torch.Generator()).dtype == torch.float64
 
 
 def test_the_standard_normals_quantiles_are_its_own() -> None:

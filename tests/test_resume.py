@@ -56,7 +56,8 @@ def left_by(folder: Path) -> dict[str, Any]:
     found["curve"] = [[float(number) for number in row.split(",")] for row in rows]
     stopping = [state for name, state in last["callbacks"].items() if name.startswith("EarlyStopping")]
     found["stopping"] = [{k: v for k, v in state.items() if k in ("wait_count", "best_score")} for state in stopping]
-    found["score"] = last["callbacks"]["RunCheckpoint"]["best_model_score"]
+    (state,) = (state for key, state in last["callbacks"].items() if key.startswith("RunCheckpoint"))
+    found["score"] = state["best_model_score"]
     best = run / "checkpoints/best.ckpt"
     found["best"] = torch.load(best, weights_only=True)["state_dict"] if best.exists() else None
     return found

@@ -10,16 +10,3 @@ from lvm_lightning.callbacks.predictions import Predictions
 from lvm_lightning.callbacks.progress import BoundProgressBar
 from lvm_lightning.callbacks.run_checkpoint import RunCheckpoint
 from lvm_lightning.callbacks.training_bound import TrainingBound
-
-__all__ = [
-    "BoundProgressBar",
-    "CompiledNetworks",
-    "EvaluationReport",
-    "ExponentialPictures",
-    "FiniteGuard",
-    "Pictures",
-    "PosteriorPictures",
-    "Predictions",
-    "RunCheckpoint",
-    "TrainingBound",
-]

@@ -1,11 +1,15 @@
 """torch.compile for training."""
 
-import lightning.pytorch as pl
+from typing import cast
+
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from lvm_lightning.modules.base import LatentVariableModule
 
-class CompiledNetworks(pl.Callback):
+
+class CompiledNetworks(Callback):
     """Compile decoder and encoder with ``torch.compile`` when training starts.
 
     The weights keep their names, so that a checkpoint does not know whether it was compiled. Sampling, bounds and
@@ -25,9 +29,8 @@ class CompiledNetworks(pl.Callback):
             raise ValueError(f"callbacks.backend: must be one of {', '.join(sorted(known))}, got {backend}")
         self.options = {"backend": backend, "mode": mode}
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compile in place."""
-        for name in ("decoder", "encoder"):
-            network = getattr(pl_module, name, None)
+        for network in (cast(LatentVariableModule, pl_module).model.decoder, getattr(pl_module, "encoder", None)):
             if isinstance(network, nn.Module):
                 network.compile(**self.options)

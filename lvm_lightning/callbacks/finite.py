@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, NoReturn
 
-import lightning.pytorch as pl
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from lvm_lightning.callbacks.run_checkpoint import LAST
@@ -44,7 +44,8 @@ class Evidence(NamedTuple):
     def quantity(self) -> str:
         """What is not finite."""
         if self.weights:
-            return f"the gradient is not finite, nor is {named(self.weights)} after it"
+            more = f" and {len(self.weights) - 1} more" if len(self.weights) > 1 else ""
+            return f"the gradient is not finite, nor is {self.weights[0]}{more} after it"
         return f"the loss is {self.loss:g}"
 
     @property
@@ -66,12 +67,7 @@ class Evidence(NamedTuple):
         )
 
 
-def named(names: Sequence[str]) -> str:
-    """The first name, and how many more."""
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-
-
-class FiniteGuard(pl.Callback):
+class FiniteGuard(Callback):
     """Stop where a loss or a gradient is not finite, and let nothing of it into a checkpoint.
 
     The line names the step, what is not finite and the likely cause; the last checkpoint stays as it was, and the batch
@@ -92,29 +88,24 @@ class FiniteGuard(pl.Callback):
         self._losses: deque[float] = deque(maxlen=HISTORY)
         self._pending: list[tuple[int, Tensor, Batch]] = []
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, *_: Any) -> None:
         """Keep the batch until its step is known to be good."""
         self._batch = batch
 
-    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Look at the loss, or keep it for later."""
         step = trainer.global_step + 1
         self._pending.append((step, loss.detach(), self._batch))
         if loss.device.type == "cpu" or step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._look(trainer, pl_module)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Let no weights into a checkpoint that are not finite."""
         self._look(trainer, pl_module)
-        broken = not_finite(checkpoint["state_dict"])
-        if broken:
+        if broken := not_finite(checkpoint["state_dict"]):
             self._stop(trainer, broken, self._losses[-1], *self._good)
 
-    def _look(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def _look(self, trainer: Trainer, module: LightningModule) -> None:
         pending, self._pending = self._pending, []
         for step, loss, batch in pending:
             value = float(loss)
@@ -125,38 +116,20 @@ class FiniteGuard(pl.Callback):
             self._losses.append(value)
             self._good = step, batch
 
-    def _stop(self, trainer: pl.Trainer, broken: list[str], loss: float, step: int, batch: Batch) -> NoReturn:
-        evidence = Evidence(
-            step=step,
-            loss=loss,
-            weights=broken,
-            batch_finite=bool(batch.x.isfinite().all()),
-            losses=list(self._losses),
-            rate=trainer.optimizers[0].param_groups[0]["lr"],
-            precision=str(trainer.precision),
-        )
+    def _stop(self, trainer: Trainer, broken: list[str], loss: float, step: int, batch: Batch) -> NoReturn:
+        rate, finite = trainer.optimizers[0].param_groups[0]["lr"], bool(batch.x.isfinite().all())
+        evidence = Evidence(step, loss, broken, finite, self._losses, rate, str(trainer.precision))
         # not trainer.log_dir: that asks the other processes, which may be well
-        folder = checkpoint_folder(trainer) or Path(trainer.default_root_dir)
+        folder = Path(getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir)
+        last = folder / LAST
+        kept = f"the last good state stays in {last}" if last.exists() else "no checkpoint had been written yet"
         path = folder / f"nonfinite_step{step}_rank{trainer.global_rank}.npz"
-        place = {"start": batch.start, "total": batch.total, "step": step}
-        write_arrays(path, {"x": batch.x.cpu().numpy(), "label": batch.label.cpu().numpy(), **place})
+        write_arrays(path, {**batch.to("cpu")._asdict(), "step": step})
         raise NonFiniteError(
-            f"step {step}: {evidence.quantity}; likely cause: {evidence.cause}; {kept(trainer)}; the batch is in {path}"
+            f"step {step}: {evidence.quantity}; likely cause: {evidence.cause}; {kept}; the batch is in {path}"
         )
 
 
 def not_finite(tensors: Mapping[str, Tensor | nn.Parameter]) -> list[str]:
     """Names of the tensors that hold a value which is not finite."""
     return [name for name, value in tensors.items() if value.is_floating_point() and not bool(value.isfinite().all())]
-
-
-def checkpoint_folder(trainer: pl.Trainer) -> Path | None:
-    """Where the run's checkpoints lie, if it has any."""
-    folder = getattr(trainer.checkpoint_callback, "dirpath", None)
-    return None if folder is None else Path(folder)
-
-
-def kept(trainer: pl.Trainer) -> str:
-    """Which checkpoint stays, in words."""
-    path = (checkpoint_folder(trainer) or Path()) / LAST
-    return f"the last good state stays in {path}" if path.exists() else "no checkpoint had been written yet"

@@ -2,8 +2,9 @@
 
 import math
 import time
+from typing import Any
 
-import lightning.pytorch as pl
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 
@@ -18,14 +19,10 @@ class BoundProgressBar(TQDMProgressBar):
         super().__init__(refresh_rate=1, leave=True)
         self.seconds, self._drawn = seconds, -math.inf
 
-    def get_metrics(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """The logged bounds, two decimals and their unit; no version number."""
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
-        return {name: f"{value:.2f} nats" for name, value in numbers.items() if math.isfinite(value)}
+        found = super().get_metrics(trainer, pl_module).items()  # the version is no float
+        return {name: f"{value:.2f} nats" for name, value in found if isinstance(value, float) and math.isfinite(value)}
 
     def _should_update(self, current: int, total: int | float) -> bool:
         now = time.monotonic()

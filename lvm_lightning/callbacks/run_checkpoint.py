@@ -3,10 +3,10 @@
 import signal
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-import lightning.pytorch as pl
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
@@ -19,10 +19,8 @@ from lvm_lightning.support.signals import Stopped, StopSignals
 LAST = "last.ckpt"
 
 
-def has_stopped(stopping: pl.Callback) -> bool:
+def has_stopped(stopping: EarlyStopping) -> bool:
     """Whether early stopping had ended the run that is resumed: a checkpoint has its counts, not its decision."""
-    if not isinstance(stopping, EarlyStopping):
-        return False
     threshold = stopping.stopping_threshold
     reached = threshold is not None and bool(stopping.monitor_op(stopping.best_score, torch.tensor(threshold)))
     return reached or stopping.wait_count >= stopping.patience
@@ -54,139 +52,112 @@ class RunCheckpoint(ModelCheckpoint):
         last_every_seconds: NonNegativeFloat = 60.0,
         **kwargs: Any,
     ) -> None:
-        if kwargs.get("save_on_train_epoch_end") is None:
-            kwargs["save_on_train_epoch_end"] = False
+        kwargs["save_on_train_epoch_end"] = bool(kwargs.get("save_on_train_epoch_end"))
         super().__init__(mode=mode, save_top_k=save_top_k, **kwargs)
         self.last_every_seconds = last_every_seconds
-        self.stop: StopSignals | None = None
+        self.stop = StopSignals()
         self._saved_at = 0.0
 
-    @property
-    def state_key(self) -> str:
-        """Its name in a checkpoint. Lightning asks for it at each hook; its own is put together from arguments."""
-        return "RunCheckpoint"
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let early stopping look at a validation when it ends, too."""
         super().setup(trainer, pl_module, stage)
         for stopping in trainer.early_stopping_callbacks:
-            if isinstance(stopping, EarlyStopping) and stopping.monitor.startswith("val/"):
+            if stopping.monitor.startswith("val/"):
                 stopping._check_on_train_epoch_end = False
 
-    def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out before training that the monitored quantity does not exist."""
         if self.monitor is not None and self.monitor not in trainer.callback_metrics:
             known = ", ".join(sorted(trainer.callback_metrics))
             raise UserError(f"checkpoint.monitor: must be one of {known}, got {self.monitor}")
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a signal waits for the end of the step; parts that a killed run left behind go."""
         super().on_train_start(trainer, pl_module)
         self._saved_at = time.monotonic()
         if any(map(has_stopped, trainer.early_stopping_callbacks)):
             trainer.should_stop = True
-        if self.stop is not None:
-            self.stop.deferring = True
+        self.stop.deferring = True
         if trainer.is_global_zero and self.dirpath is not None:
             for part in Path(self.dirpath).glob("*.part"):
                 part.unlink(missing_ok=True)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *step: Any) -> None:
         """Save after the last step, when it is time, and when asked to stop.
 
         When training has ended, Lightning counts a broken-off epoch as a whole one: so it is now or never.
         """
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        super().on_train_batch_end(trainer, pl_module, *step)
         late = time.monotonic() - self._saved_at > self.last_every_seconds
-        stopping, late = self._agreed(trainer, self._asked_to_stop, late)
-        if not (stopping or late or trainer.global_step == trainer.max_steps):
-            return
-        if not has_stepped(trainer) or self._goes_on_at_once(trainer):
-            return
-        self._save_last(trainer)
-        self._raise_if(stopping and not self._over(trainer))
+        stopping, late = self._agreed(trainer, self.stop.received is not None, late)
+        due = stopping or late or trainer.global_step == trainer.max_steps
+        if due and has_stepped(trainer) and not self._goes_on_at_once(trainer):
+            self._save_last(trainer)
+            self._raise_if(stopping and not self._over(trainer))
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after the last epoch, which may have no validation."""
         super().on_train_epoch_end(trainer, pl_module)
         if trainer.current_epoch + 1 == trainer.max_epochs:
             self._save_last(trainer)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the best state if this is it, and the last one in any case."""
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and has_stepped(trainer):
             self._save_last(trainer)
-            (stopping,) = self._agreed(trainer, self._asked_to_stop)
+            (stopping,) = self._agreed(trainer, self.stop.received is not None)
             self._raise_if(stopping and not self._over(trainer))
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A signal that came too late to stop the training stops what would follow, once the curve is written."""
         super().on_fit_end(trainer, pl_module)
-        self._stop_deferring()
-        self._raise_if(self._asked_to_stop)
+        self.stop.deferring = False
+        self._raise_if(self.stop.received is not None)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Nothing waits for the end of a step any more."""
         super().on_exception(trainer, pl_module, exception)
-        self._stop_deferring()
+        self.stop.deferring = False
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint's best state, wherever the run's folder lies now.
 
         Lightning forgets the best score where the path has changed, and would take the next state for the best.
         """
-        best = state_dict["best_k_models"]
-        if self.dirpath is not None and all((Path(self.dirpath) / Path(path).name).exists() for path in best):
-            state_dict = {
-                **state_dict,
-                "dirpath": self.dirpath,
-                "best_k_models": {self._here(p): best[p] for p in best},
-            }
-            for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
-                state_dict[name] = self._here(state_dict[name])
+        best = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
+        if self.dirpath is not None and all(Path(path).exists() for path in best):
+            one = ("best_model_path", "kth_best_model_path", "last_model_path")
+            paths = {name: self._here(state_dict[name]) for name in one}
+            state_dict = {**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath}
         super().load_state_dict(state_dict)
 
     def _here(self, path: str) -> str:
         return str(Path(self.dirpath or "") / Path(path).name) if path else path
 
-    @property
-    def _asked_to_stop(self) -> bool:
-        return self.stop is not None and self.stop.received is not None
-
-    def _over(self, trainer: pl.Trainer) -> bool:
+    def _over(self, trainer: Trainer) -> bool:
         """Whether no step is left."""
         epochs = trainer.current_epoch + trainer.is_last_batch
         return trainer.should_stop or trainer.global_step == trainer.max_steps or epochs == trainer.max_epochs
 
-    def _goes_on_at_once(self, trainer: pl.Trainer) -> bool:
+    def _goes_on_at_once(self, trainer: Trainer) -> bool:
         """Whether a validation, which saves, follows this step; a checkpoint from before it would leave it out."""
         loop = trainer.fit_loop.epoch_loop
         fetcher = trainer.fit_loop._data_fetcher
         return fetcher is not None and not loop.val_loop.skip and loop._should_check_val_fx(fetcher)
 
-    def _agreed(self, trainer: pl.Trainer, *flags: bool) -> list[bool]:
+    def _agreed(self, trainer: Trainer, *flags: bool) -> list[bool]:
         """What at least one process says: a signal may reach one alone, and clocks differ."""
         if trainer.world_size == 1:
             return list(flags)
         said = torch.tensor(flags, dtype=torch.int32, device=trainer.strategy.root_device)
-        agreed = trainer.strategy.reduce(said, reduce_op="max")
-        assert isinstance(agreed, Tensor)
-        return [bool(flag) for flag in agreed.tolist()]
+        return [bool(flag) for flag in cast(Tensor, trainer.strategy.reduce(said, reduce_op="max")).tolist()]
 
     def _raise_if(self, stopping: bool) -> None:
         if stopping:
-            self._stop_deferring()
-            received = self.stop.received if self.stop is not None else None
-            raise Stopped(received or signal.SIGTERM, agreed=True)  # none where another process was asked
-
-    def _stop_deferring(self) -> None:
-        if self.stop is not None:
             self.stop.deferring = False
+            raise Stopped(self.stop.received or signal.SIGTERM, agreed=True)  # none where another process was asked
 
-    def _save_last(self, trainer: pl.Trainer) -> None:
-        assert self.dirpath is not None
-        trainer.save_checkpoint(Path(self.dirpath) / LAST)
+    def _save_last(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self._here(LAST))
         self._saved_at = time.monotonic()

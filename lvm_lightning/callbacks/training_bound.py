@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any, cast
 
-import lightning.pytorch as pl
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lvm_lightning.callbacks.run_folder import has_stepped, publish, run_folder
+from lvm_lightning.data.loader import Batch
+from lvm_lightning.evaluation import LOG_P
 from lvm_lightning.figures import training_curve
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.support.files import replacing
@@ -20,7 +22,7 @@ LAST = 50
 """Steps that the closing mean is taken over."""
 
 
-class TrainingBound(pl.Callback):
+class TrainingBound(Callback):
     """Keep each step's bound; log the mean since the last point every ``log_every_n_steps`` steps.
 
     Logs ``train/bound`` (nats per image; in the progress bar too) and ``train/pixel_likelihood`` =
@@ -28,18 +30,20 @@ class TrainingBound(pl.Callback):
     ``training_bound.csv`` and the curve are written to the run's folder.
     """
 
+    _strategy: Strategy
+
     def __init__(self) -> None:
         self.bounds: list[float] = []
         self._pending: list[Tensor] = []
         self._parts: list[Tensor] = []
-        self._strategy: Strategy | None = None
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Each process has a slice of the batch: the bound is the mean over them."""
         self._strategy = trainer.strategy
+        cast(LatentVariableModule, pl_module).logs_bound = False
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
         """Keep the step's bound on its device; every n steps, log."""
         self._parts.append(outputs["bound"])
@@ -52,14 +56,14 @@ class TrainingBound(pl.Callback):
             self._flush()
             mean = fmean(self.bounds[-every:])
             pl_module.log("train/bound", mean, prog_bar=True)
-            if not cast(LatentVariableModule, pl_module).likelihood.density:
+            if not cast(LatentVariableModule, pl_module).model.likelihood.density:
                 pl_module.log("train/pixel_likelihood", math.exp(mean / math.prod(batch.x.shape[1:])))
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take in the last bounds while the processes still talk to each other."""
         self._flush()
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the curve, and say where training ended; also where a run that is resumed had no step left."""
         folder = run_folder(trainer)
         if not trainer.is_global_zero or not self.bounds:
@@ -67,12 +71,11 @@ class TrainingBound(pl.Callback):
         lines = [f"{step},{bound:.4f}\n" for step, bound in enumerate(self.bounds, start=1)]
         with replacing(folder / "training_bound.csv") as file:
             file.write("".join(["step,bound_nats_per_image\n", *lines]).encode())
-        publish(
-            trainer, folder, training_curve(self.bounds, "Training bound, a lower bound on log p(x)"), "training_bound"
-        )
+        curve = training_curve(self.bounds, "Training bound, a lower bound on log p(x)")
+        publish(trainer, folder, [("training_bound", curve)])
         last = torch.tensor(self.bounds[-LAST:], dtype=torch.float64)
         stderr = f" ± {float(last.std()) / math.sqrt(len(last)):.2f}" if len(last) > 1 else ""
-        unit = cast(LatentVariableModule, pl_module).unit
+        unit = cast(LatentVariableModule, pl_module).units[LOG_P]
         rank_zero_info(
             f"training bound, mean of the last {len(last)} of {len(self.bounds):,} steps: "
             f"{float(last.mean()):.2f}{stderr} {unit}; run folder: {folder}"
@@ -88,10 +91,7 @@ class TrainingBound(pl.Callback):
         self.bounds, self._pending = list(state_dict["bounds"]), []
 
     def _flush(self) -> None:
-        if not self._pending:
-            return
-        assert self._strategy is not None
-        bounds = self._strategy.reduce(torch.stack(self._pending), reduce_op="mean")
-        assert isinstance(bounds, Tensor)
-        self.bounds += bounds.tolist()
-        self._pending = []
+        if self._pending:
+            bounds = self._strategy.reduce(torch.stack(self._pending), reduce_op="mean")
+            self.bounds += cast(Tensor, bounds).tolist()
+            self._pending = []

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
+from lvm_lightning.command.renamed import OLDER, migrate
 from lvm_lightning.support.errors import PROGRAM, UserError
 from lvm_lightning.support.files import replacing
 
@@ -45,7 +46,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"ckpt_path: {path} holds no trained model; give a checkpoint that '{PROGRAM} fit' wrote")
-    return checkpoint
+    return migrate(checkpoint)
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -88,11 +89,19 @@ def require_same_model(path: Path, checkpoint: dict[str, Any], model: dict[str, 
     saved.pop("_instantiator", None)
     ignored = EVALUATION_ONLY if subcommand == "fit" else EVALUATION_ONLY + TRAINING_ONLY
     for name in sorted(configured.keys() | saved.keys(), key=lambda name: name != "class_path"):
-        if name not in ignored and configured.get(name) != saved.get(name):
+        if name not in ignored and _said(configured.get(name)) != _said(saved.get(name)):
             raise UserError(
                 f"model.{name}: the checkpoint was trained with {saved.get(name)!r}, the configuration says "
                 f"{configured.get(name)!r}; use the run's own configuration, --config {run_of(path) / 'config.yaml'}"
             )
+
+
+def _said(value: Any) -> Any:
+    """A plain value without what is none: an argument that a class did not have yet is one that is not set."""
+    if not isinstance(value, dict):
+        return value
+    kept = {name: _said(inner) for name, inner in value.items()}
+    return {name: inner for name, inner in kept.items() if inner is not None and inner != {}}
 
 
 def settings_of(configuration: dict[str, Any]) -> dict[str, Any]:
@@ -120,6 +129,10 @@ def require_same_run(path: Path, checkpoint: dict[str, Any], settings: dict[str,
     Raises:
         UserError: naming the first difference that is not allowed, both values and the cure.
     """
+    if OLDER in checkpoint:
+        raise UserError(
+            f"ckpt_path: {path} is of an older version, whose training cannot go on exactly; test it, or train anew"
+        )
     saved = checkpoint.get(SETTINGS)
     if saved is None:
         return []

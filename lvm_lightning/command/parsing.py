@@ -5,19 +5,38 @@ import inspect
 import itertools
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from types import UnionType
+from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin
 
 import yaml
+from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lvm_lightning.command.renamed import new_name, new_setting
+from lvm_lightning.support.argtypes import RULES
 from lvm_lightning.support.errors import PROGRAM, UserError, debugging, one_line
 
-A_CLASS = "a class or its import path"
-_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "collections.abc.Sequence": "a list"}
+A_CLASS, UNKNOWN = " class or its import path", "no such argument"
 _OPEN, _CLOSE = "⟦", "⟧"
 """Around what the parser of a class says: the parsers above it wrap it in accounts of everything else they tried."""
+
+
+class Mistake(NamedTuple):
+    """What is wrong with which key; the key is empty where no single one is."""
+
+    key: str
+    rule: str
+
+    def below(self, key: str) -> "Mistake":
+        """The same, told by the parser above."""
+        return self._replace(key=f"{key}.{self.key}" if self.key else key)
+
+    def __str__(self) -> str:
+        new = new_setting(self.key) if self.rule.startswith(UNKNOWN) else None
+        return ": ".join(filter(None, [self.key, f"is now {new}; set that" if new else self.rule]))
 
 
 class Parser(LightningArgumentParser):
@@ -32,13 +51,13 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Report the mistake and exit; with ``LVM_DEBUG=1``, with its traceback."""
         parser = getattr(ex, "subcommand_parser", None) or self
-        told = tell(message, [action.dest for action in parser._actions])
+        mistake = _mistake(parser, message, ex)
         if not self.exit_on_error:  # the parser of a class; the parser that asked it knows the rest of the key
-            super().error(f"{_OPEN}{told}{_CLOSE}", ex)
+            super().error(f"{_OPEN}{mistake.key}: {mistake.rule}{_CLOSE}", ex)
         if debugging() and ex is not None:
             raise ex
         command = parser.prog.replace(" [options]", "")
-        print(f"{PROGRAM}: error: {told}; '{command} --help' lists the arguments", file=sys.stderr)
+        print(f"{PROGRAM}: error: {mistake}; '{command} --help' lists the arguments", file=sys.stderr)
         sys.exit(2)
 
 
@@ -64,66 +83,72 @@ def require_groups(arguments: Sequence[str], groups: Sequence[str]) -> None:
                 raise UserError(f"{group}: must be settings by name in {path}, got {content[group]!r}")
 
 
-def tell(message: str, known: Iterable[str]) -> str:
-    """A parser's message as ``key: rule, got value; did you mean …``.
-
-    Args:
-        message: jsonargparse's account, perhaps around that of an inner parser.
-        known: the keys of the parser that speaks.
-    """
-    key = re.match(r'\s*Parser key "([^"]+)":', message)
-    inner = re.search(f"{_OPEN}(.*?){_CLOSE}", message, re.DOTALL)
-    told = inner[1] if inner else _rule(one_line(message[key.end() :] if key else message), list(known))
-    if key is None:
-        return told
-    return f"{key[1]}.{told}" if inner else f"{key[1]}: {told}"
-
-
-def _rule(text: str, known: list[str]) -> str:
-    """One sentence of jsonargparse's as a rule and the value received."""
-    text = text.replace(' in "<unicode string>",', "")
-    unknown = re.search(r"(?:Option|option|arguments:) '?(?:--)?([\w.+-]+)", text)
-    if unknown and re.match(r"Option|Subcommand|Group|unrecognized", text):
-        return f"{unknown[1]}: no such argument{_nearest_key(unknown[1], known)}"
-    choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", text)
-    if choice:
-        near = nearest(choice[1], re.findall(r"[a-z]+", choice[2]))
-        return f"{text.split(':')[0]}: must be one of {choice[2]}, got {choice[1]!r}{near}"
-    required = re.match(r"the following arguments are required: (.*)", text)
-    if required:
-        return f"{required[1]}: required, got none; give a --config, such as configs/prior_iwae.yaml"
-    return _types(text)
+def _mistake(parser: Parser, message: str, error: Exception | None) -> Mistake:
+    """What a parser refused, from the check that failed; only an error of another kind is told in its own words."""
+    inner = re.search(f"{_OPEN}(.*?): (.*?){_CLOSE}", message, re.DOTALL)
+    found = Mistake(inner[1], inner[2]) if inner else None
+    if (check := _failed_check(error)) is not None:
+        key, hint, value = check
+        return found.below(key) if found else Mistake(key, _rule(hint, value))
+    if found is not None:
+        return found
+    if (unknown := _refused_key(parser, message, error)) is not None:
+        return Mistake(unknown, f"{UNKNOWN}{_nearest_key(unknown, [action.dest for action in parser._actions])}")
+    cure = "; give a --config, such as configs/prior_iwae.yaml" if "required" in message else ""
+    key, told = re.findall(r'^(?:Parser key "(.*?)": )?(.*)$', one_line(message))[0]
+    return Mistake(key, told + cure)
 
 
-def _types(text: str) -> str:
-    """``must be … or …, got …`` of the types that were expected."""
-    text = re.sub(r"\. Got value: ", "; got ", text)
-    head, _, value = text.rpartition("; got ")
-    if not head:  # a restricted number alone names the value first
-        number = r"^Not of type \w+: (?:.*: )?(.*?)(?: does not conform.*| not an integer)?$"
-        head, value = text, re.sub(number + r"|^.*import path string: ([^\s,;]+).*$", r"\1\2", text)
-    rules = [rule for alternative in head.split(", or ") for rule in _rules_of(alternative)]
-    if not rules:
-        return text
-    names = [rule for rule in rules if rule.isidentifier()]
-    near = nearest(value, [*names, *(_class_names() if A_CLASS in rules else ())])
-    return f"must be {' or '.join(dict.fromkeys(rules))}, got {value}{near}"
+def _failed_check(error: Exception | None) -> tuple[str, Any, Any] | None:
+    """Key, type and value of the argument that was checked when the error was raised."""
+    for frame, _ in traceback.walk_tb(error.__traceback__ if error else None):
+        action, value = frame.f_locals.get("self"), frame.f_locals.get("orig_val")
+        if isinstance(action, ActionTypeHint) and "orig_val" in frame.f_locals:
+            return action.dest, action._typehint, value
+    return None
 
 
-def _rules_of(alternative: str) -> list[str]:
-    """What one of the expected types asks for."""
-    if "Literal[" in alternative:
-        return [quoted or bare for quoted, bare in re.findall(r"'([^']+)'|\b(\d+)\b", alternative)]
-    if (restriction := re.search(r"restriction (v.*)", alternative)) is not None:
-        return [re.sub("v(==)?", "", restriction[1])]
-    if "not an integer" in alternative:
-        return [_NAMES["int"]]
-    if "for int()" in alternative or "could not convert" in alternative:
-        return [_NAMES["int" if "for int()" in alternative else "float"]]
-    if "dot import path" in alternative:
-        return [A_CLASS]
-    kind = re.search(r"Expected an? <class '([\w.]+)'>", alternative)
-    return [_NAMES.get(kind[1], kind[1])] if kind else []
+def _refused_key(parser: Parser, message: str, error: Exception | None) -> str | None:
+    """The key that the parser does not have: a word of the command line, or a key of a config, quoted last."""
+    if error is None:
+        word = next((word for word in parser.args if word in message.split()), None)
+        return None if word is None else word.lstrip("-").partition("=")[0]
+    quoted = re.findall(r"'([\w.+-]+)'", message) if isinstance(error, KeyError) else []
+    return quoted[-1] if quoted else None
+
+
+def _rule(hint: Any, value: Any) -> str:
+    """``must be …, got …`` of a type and the value that is not of it."""
+    value = getattr(value, "val", value)  # what is given for a key below comes with the key
+    if not isinstance(value, str) and hasattr(value, "get"):
+        value = value.get("class_path", value)
+    rules, given = list(dict.fromkeys(_rules(hint))), str(value)
+    near = nearest(given, [*rules, *(_class_names() if any(rule.endswith(A_CLASS) for rule in rules) else ())])
+    new = new_name(given)
+    cure = near if new == given else f"; it is now {new}"
+    return f"must be {' or '.join(rules)}, got {given}{cure}" if rules else f"must not be {given}"
+
+
+def _rules(hint: Any) -> list[str]:
+    """What a type asks for, in words."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return [str(word) for word in inner]
+    if origin in (Union, UnionType):
+        return [rule for alternative in inner for rule in _rules(alternative)]
+    if hint in RULES:
+        return [RULES[hint]]
+    if inspect.isclass(origin or hint) and issubclass(origin or hint, Iterable) and hint is not str:
+        elements = [rule for element in inner[:1] for rule in _rules(element)]
+        return elements if any(A_CLASS in rule for rule in elements) else [", each ".join(["a list", *elements[:1]])]
+    return [] if hint in (Any, type(None)) else [f"a {_class_of(hint)}{A_CLASS}"]
+
+
+def _class_of(hint: Any) -> str:
+    """Name of the class that a type asks for, or that a callable returns."""
+    while get_args(hint):
+        hint = get_args(hint)[-1]
+    return getattr(hint, "__name__", str(hint))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

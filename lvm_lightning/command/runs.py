@@ -9,6 +9,10 @@ from jsonargparse import Namespace
 from lvm_lightning.callbacks.run_checkpoint import LAST
 from lvm_lightning.command.checkpoints import run_of
 from lvm_lightning.support.errors import PROGRAM, UserError
+from lvm_lightning.support.files import free_bytes
+
+CHECKPOINTS, OTHER_FILES = 3, 20_000_000
+"""Checkpoints that a run may have at a time, each with two moments of every weight; bytes of everything else."""
 
 
 def newest_checkpoint(settings: Namespace, name: str) -> Path:
@@ -95,6 +99,24 @@ def holds_a_run(argument: str, folder: Path) -> str:
         f"{argument}: must not hold a run already, got {folder}; go on with it (--ckpt_path "
         f"{folder / 'checkpoints' / LAST}), leave the argument out, or name another one"
     )
+
+
+def require_room(folder: Path, weights: int) -> None:
+    """Refuse to start where the disk has no room for the run's checkpoints.
+
+    Args:
+        folder: where the run goes.
+        weights: bytes of the model's parameters.
+
+    Raises:
+        OSError: naming the folder.
+    """
+    need, free = CHECKPOINTS * 3 * weights + OTHER_FILES, free_bytes(folder)
+    if free < need:
+        raise OSError(
+            f"{folder}: the disk has {free / 1e6:,.0f} MB left, a run needs about {need / 1e6:,.0f} MB; free some, or "
+            "name another folder as --trainer.logger.save_dir"
+        )
 
 
 def remove_if_empty(folder: Path) -> None:

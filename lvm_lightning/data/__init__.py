@@ -2,5 +2,3 @@
 
 from lvm_lightning.data.observations import ExponentialObservations
 from lvm_lightning.data.static_mnist import StaticMNIST
-
-__all__ = ["ExponentialObservations", "StaticMNIST"]

@@ -8,7 +8,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lvm_lightning.data.images import ImageSet
+from lvm_lightning.support.randomness import Rows
+
+
+class ImageSet(NamedTuple):
+    """Images of one split, held in their smallest type.
+
+    Attributes:
+        images: ``(n, D)``, uint8: 0/1 for binary images, 0..255 for grey ones; float32 in (0, 1) once dequantised.
+        labels: ``(n,)``, uint8, for pictures; zeros where the source has none.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    @classmethod
+    def unlabelled(cls, images: Tensor) -> "ImageSet":
+        """Images without labels."""
+        return cls(images, torch.zeros(len(images), dtype=torch.uint8))
+
+    def rows(self, start: int | None, stop: int | None) -> "ImageSet":
+        """The images ``start … stop``, as a Python slice counts them."""
+        return ImageSet(self.images[start:stop], self.labels[start:stop])
 
 
 class Batch(NamedTuple):
@@ -26,14 +47,42 @@ class Batch(NamedTuple):
     start: int
     total: int
 
+    @property
+    def rows(self) -> Rows:
+        """Which rows of the global batch are here."""
+        return Rows(self.start, self.total)
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same on a device. Lightning calls it, instead of looking for tensors inside at each step."""
         return self._replace(x=self.x.to(device), label=self.label.to(device))
 
     @classmethod
-    def whole(cls, x: Tensor) -> "Batch":
-        """A global batch of unlabelled examples ``(B, D)`` in one process."""
-        return cls(x, torch.zeros(len(x), dtype=torch.uint8), 0, len(x))
+    def of(cls, batch: object, rank: int = 0, world_size: int = 1) -> "Batch":
+        """A batch of any data loader: a Batch as it is, examples ``(B, …)``, or a pair (examples, labels).
+
+        Examples become floating-point numbers ``(B, D)``. Each process is taken to hold as many as this one. Labels
+        other than one number an example are left out.
+
+        Args:
+            batch: what the loader gives.
+            rank: this process's number.
+            world_size: number of processes.
+
+        Raises:
+            ValueError: if it is none of these.
+        """
+        if isinstance(batch, Batch):
+            return batch
+        x, *rest = batch if isinstance(batch, list | tuple) and batch else [batch]
+        if not isinstance(x, Tensor) or not x.ndim:
+            raise ValueError(
+                f"batch: must be a tensor (B, …) or a pair (x, label), got {type(x).__name__} for x; give the data "
+                "loader a collate_fn that makes one"
+            )
+        B = len(x)
+        label = next((t for t in rest[:1] if isinstance(t, Tensor) and t.shape == (B,)), ImageSet.unlabelled(x).labels)
+        x = x.flatten(1) if x.ndim > 1 else x.unsqueeze(1)
+        return cls(x if x.is_floating_point() else x.float(), label, rank * B, world_size * B)
 
     def groups(self, size: int) -> Iterator[tuple[int, "Batch"]]:
         """The batch in groups of so many rows of the global batch, each a global batch of its own, and where it starts.
@@ -74,26 +123,6 @@ class RowOrder:
         return torch.from_numpy(np.random.default_rng([self.seed, self.epoch]).permutation(self.rows))
 
 
-class GlobalBatches:
-    """Row numbers of the global batches of one pass, all processes together.
-
-    Args:
-        sampler: the order of the rows.
-        batch_size: rows of a global batch.
-        drop_last: whether a ragged last batch is left out.
-    """
-
-    def __init__(self, sampler: RowOrder, batch_size: int, drop_last: bool) -> None:
-        self.sampler, self.batch_size, self.drop_last = sampler, batch_size, drop_last
-
-    def __len__(self) -> int:
-        rows = self.sampler.rows
-        return rows // self.batch_size if self.drop_last else -(-rows // self.batch_size)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.sampler.order().split(self.batch_size)[: len(self)])
-
-
 class BatchLoader:
     """Iterable over one split: global batches, and of each this process's contiguous slice.
 
@@ -108,14 +137,15 @@ class BatchLoader:
         rank: this process's number.
         world_size: number of processes.
         transform: applied to each global batch before it is sliced; none by default.
-        scale: what a value is divided by, 255 to bring grey values to [0, 1].
-        shift: what is added then.
+        affine: what a value is divided by (255 to bring grey values to [0, 1]), and what is added then.
         device: where the split is kept, in its stored type, and batches are cut; fresh noise is drawn on the CPU, and
             keeps the split there.
 
     Raises:
         ValueError: if there is no whole batch to shuffle, or the processes do not divide it.
     """
+
+    batch_sampler = None  # Lightning asks for it where there is a sampler
 
     def __init__(
         self,
@@ -126,8 +156,7 @@ class BatchLoader:
         rank: int = 0,
         world_size: int = 1,
         transform: Transform | None = None,
-        scale: float = 1.0,
-        shift: float = 0.0,
+        affine: tuple[float, float] = (1.0, 0.0),
         device: torch.device | str = "cpu",
     ) -> None:
         rows, shuffle = len(data.images), shuffle_seed is not None
@@ -138,20 +167,21 @@ class BatchLoader:
                 f"data.batch_size: must be a multiple of the {world_size} processes that share it, got {batch_size}"
             )
         self.device = torch.device("cpu" if transform else device)
-        self.data = ImageSet(data.images.to(self.device), data.labels.to(self.device))
-        self.transform, self.scale, self.shift = transform, scale, shift
-        self.rank, self.world_size = rank, world_size
-        self.batch_sampler = GlobalBatches(RowOrder(rows, shuffle_seed), batch_size, drop_last=shuffle)
-        self._position = 0
-        self._resume_at = 0
+        self.data = ImageSet(*(tensor.to(self.device) for tensor in data))
+        self.transform, self.affine = transform, affine
+        self.rank, self.world_size, self.batch_size = rank, world_size, batch_size
+        self.sampler = RowOrder(rows, shuffle_seed)
+        self._position = self._resume_at = 0
 
     def __len__(self) -> int:
-        return len(self.batch_sampler)
+        whole, ragged = divmod(self.sampler.rows, self.batch_size)
+        return whole + bool(ragged and self.sampler.seed is None)
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, first = self.batch_sampler.sampler.epoch, self._resume_at % len(self)
+        epoch, first = self.sampler.epoch, self._resume_at % len(self)
         self._resume_at = 0
-        for number, rows in itertools.islice(enumerate(self.batch_sampler), first, None):
+        batches = self.sampler.order().split(self.batch_size)[: len(self)]
+        for number, rows in itertools.islice(enumerate(batches), first, None):
             self._position = number + 1
             yield self._batch(rows, epoch, number)
 
@@ -167,11 +197,10 @@ class BatchLoader:
         total = len(rows)
         start, stop = (total * r // self.world_size for r in (self.rank, self.rank + 1))
         own = rows[start:stop].to(self.device)
-        if self.transform is None:
-            images = self.data.images.index_select(0, own)
-        else:
-            images = self.transform(self.data.images.index_select(0, rows), epoch, number)[start:stop]
+        images = self.data.images.index_select(0, rows if self.transform else own)
+        if self.transform:
+            images = self.transform(images, epoch, number)[start:stop]
         x = images if images.is_floating_point() else images.float()
-        if (self.scale, self.shift) != (1.0, 0.0):
-            x = x / self.scale + self.shift
+        if self.affine != (1.0, 0.0):
+            x = x / self.affine[0] + self.affine[1]
         return Batch(x, self.data.labels.index_select(0, own), start, total)

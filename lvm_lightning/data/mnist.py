@@ -5,12 +5,11 @@ import hashlib
 import lzma
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from lvm_lightning.data.loader import ImageSet
 from lvm_lightning.support.files import replacing
 
 PIXELS = 28 * 28
@@ -18,26 +17,12 @@ TRAIN, TEST = 60_000, 10_000
 SHA256 = "e9b40985d011bd5a36195bdeb447f26b7824f3acd02e51a1636098d784d5fe98"
 """SHA-256 of the packed file ``mnist.xz``."""
 
-# Images, then labels, of the training set, then of the test set; the number is the length of the IDX header.
-IDX_FILES = (
-    ("train-images-idx3-ubyte", 16),
-    ("t10k-images-idx3-ubyte", 16),
-    ("train-labels-idx1-ubyte", 8),
-    ("t10k-labels-idx1-ubyte", 8),
-)
+IDX_HEADERS = {"images-idx3-ubyte": 16, "labels-idx1-ubyte": 8}
+"""How MNIST's files are called behind the name of their set, and the length of their header."""
 
 
-class DamagedFileError(Exception):
-    """A data file whose bytes are not the expected ones."""
-
-
-class GreyImages(NamedTuple):
-    """Grey images and labels of a training and a test set: uint8, ``(n, D)`` and ``(n,)``."""
-
-    train_images: Tensor
-    test_images: Tensor
-    train_labels: Tensor
-    test_labels: Tensor
+class DataFileError(Exception):
+    """A data file that is missing, cannot be downloaded, or does not hold what it must."""
 
 
 def packaged_file() -> Path:
@@ -45,29 +30,30 @@ def packaged_file() -> Path:
     return Path(str(files("lvm_lightning.data") / "mnist.xz"))
 
 
-def load_mnist(path: Path | None = None) -> GreyImages:
+def load_mnist(path: Path | None = None) -> tuple[ImageSet, ImageSet]:
     """Grey MNIST, 60,000 training and 10,000 test images.
 
     Args:
         path: the packed file; the package's own by default.
 
     Returns:
-        Images ``(n, 784)`` with values 0..255 and labels ``(n,)``, both uint8.
+        The training and the test set: images ``(n, 784)`` with values 0..255 and labels ``(n,)``, all uint8.
 
     Raises:
-        DamagedFileError: if the file's SHA-256 is not the packed file's.
+        DataFileError: if the file's SHA-256 is not the packed file's.
     """
     path = path or packaged_file()
     packed = path.read_bytes()
     digest = hashlib.sha256(packed).hexdigest()
     if digest != SHA256:
-        raise DamagedFileError(
+        raise DataFileError(
             f"{path}: the file must have SHA-256 {SHA256[:16]}…, got {digest[:16]}… ({len(packed):,} bytes): "
             "it is truncated or damaged; install lvm-lightning again"
         )
     raw = torch.from_numpy(np.frombuffer(lzma.decompress(packed), dtype=np.uint8).copy())
     images, labels = raw.split([(TRAIN + TEST) * PIXELS, TRAIN + TEST])
-    return GreyImages(*images.view(-1, PIXELS).split([TRAIN, TEST]), *labels.split([TRAIN, TEST]))
+    whole = ImageSet(images.view(-1, PIXELS), labels)
+    return whole.rows(None, TRAIN), whole.rows(TRAIN, None)
 
 
 def pack_mnist(raw: Path, path: Path) -> str:
@@ -81,7 +67,8 @@ def pack_mnist(raw: Path, path: Path) -> str:
     Raises:
         FileNotFoundError: if an IDX file is in the folder neither plain nor as ``.gz``.
     """
-    content = b"".join(_read_maybe_gz(raw / name)[header:] for name, header in IDX_FILES)
+    parts = [(raw / f"{of}-{kind}", header) for kind, header in IDX_HEADERS.items() for of in ("train", "t10k")]
+    content = b"".join(unzipped(plain_or_zipped(path))[header:] for path, header in parts)
     lzma2 = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "pb": 0, "lc": 4, "lp": 0}
     packed = lzma.compress(content, format=lzma.FORMAT_XZ, filters=[lzma2])
     with replacing(path) as file:
@@ -89,10 +76,12 @@ def pack_mnist(raw: Path, path: Path) -> str:
     return hashlib.sha256(packed).hexdigest()
 
 
-def _read_maybe_gz(path: Path) -> bytes:
-    zipped = path.with_name(path.name + ".gz")
-    if path.exists():
-        return path.read_bytes()
-    if zipped.exists():
-        return gzip.decompress(zipped.read_bytes())
-    raise FileNotFoundError(f"{path}: neither this file nor {zipped.name} exists")
+def plain_or_zipped(path: Path) -> Path:
+    """The file, or where it is not there its ``.gz``."""
+    return path if path.exists() else path.with_name(path.name + ".gz")
+
+
+def unzipped(path: Path) -> bytes:
+    """The content of a plain file or a ``.gz``."""
+    content = path.read_bytes()
+    return gzip.decompress(content) if path.suffix == ".gz" else content

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
 
-from lvm_lightning.data.images import ImageSet
-from lvm_lightning.data.loader import BatchLoader
+from lvm_lightning.data.loader import BatchLoader, ImageSet
+from lvm_lightning.data.protocol import Description, Plain
 from lvm_lightning.support.argtypes import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from lvm_lightning.support.values import REALS
 
 
 class ExponentialObservations(pl.LightningDataModule):
@@ -29,8 +29,6 @@ class ExponentialObservations(pl.LightningDataModule):
     Raises:
         ValueError: if ``values`` is empty or holds a number that is not finite.
     """
-
-    image_shape = None
 
     def __init__(
         self,
@@ -56,10 +54,12 @@ class ExponentialObservations(pl.LightningDataModule):
             )
         self.x, self.steps_per_epoch = x, steps_per_epoch
 
-    def description(self) -> dict[str, str | int | float | bool]:
-        """What a number is about: how many observations, and their digest."""
+    def describe(self) -> Description:
+        """Real numbers: how many, their mean, and their digest."""
         digest = hashlib.sha256(self.x.numpy().tobytes()).hexdigest()
-        return {"source": "observations", "n": len(self.x), "mean": float(self.x.mean()), "digest": digest}
+        mean = float(self.x.mean())
+        about: dict[str, Plain] = {"source": "observations", "n": len(self.x), "mean": mean, "digest": digest}
+        return Description(None, REALS, about)
 
     def train_dataloader(self) -> BatchLoader:
         """The data set, ``steps_per_epoch`` times."""
@@ -69,14 +69,7 @@ class ExponentialObservations(pl.LightningDataModule):
         """The data set, once."""
         return self._loader(1)
 
-    def test_dataloader(self) -> BatchLoader:
-        """The data set, once."""
-        return self._loader(1)
-
-    def predict_dataloader(self) -> BatchLoader:
-        """The data set, once."""
-        return self._loader(1)
+    test_dataloader = predict_dataloader = val_dataloader
 
     def _loader(self, times: int) -> BatchLoader:
-        rows: Tensor = self.x.expand(times, -1)
-        return BatchLoader(ImageSet(rows, torch.zeros(times, dtype=torch.uint8)), batch_size=1)
+        return BatchLoader(ImageSet.unlabelled(self.x.expand(times, -1)), batch_size=1)

@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Literal
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from torch import Tensor
 
 from lvm_lightning.data.amat import load_amat
 from lvm_lightning.data.binarisation import bernoulli_pixels, dequantised, philox
-from lvm_lightning.data.images import ImageSet
-from lvm_lightning.data.loader import BatchLoader, Transform
+from lvm_lightning.data.loader import BatchLoader, ImageSet, Transform
 from lvm_lightning.data.mnist import load_mnist
+from lvm_lightning.data.protocol import Description, Plain
 from lvm_lightning.data.torchvision_sets import TorchvisionName, download, load_torchvision
 from lvm_lightning.support.argtypes import ClosedUnitInterval, NonNegativeInt, PositiveInt
+from lvm_lightning.support.values import BINARY, UNIT, Support
 
 Binarisation = Literal["static", "dynamic", "threshold", "none"]
 Source = Literal["MNIST", "larochelle_murray"] | TorchvisionName
@@ -24,7 +24,7 @@ PixelRange = Literal["0..1", "-1..1"]
 VALIDATION = 10_000
 TRAIN_STREAM, TEST_STREAM, DYNAMIC_STREAM = 0, 1, 2
 NOISE_STREAM, VAL_NOISE_STREAM, TEST_NOISE_STREAM = 3, 4, 5
-_RANGES: dict[PixelRange, tuple[float, float]] = {"0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0)}
+_RANGES: dict[PixelRange, Support] = {"0..1": UNIT, "-1..1": Support(-1.0, 1.0)}
 
 
 class StaticMNIST(pl.LightningDataModule):
@@ -43,7 +43,7 @@ class StaticMNIST(pl.LightningDataModule):
         seed: seed of the binarisation. It does not change with the seed of a run.
         threshold: the threshold of ``binarisation: threshold``.
         dequantise: whether grey level v becomes (v + u)/256, u ~ U(0, 1), instead of v/255: a density of these real
-            numbers bounds a probability of the grey levels, see :attr:`bin_width`. Training draws u afresh at each
+            numbers bounds a probability of the grey levels. Training draws u afresh at each
             step, a function of (seed, epoch, batch); validation and test keep theirs.
         pixel_range: the interval that grey values are brought to: ``0..1`` or ``-1..1``.
         batch_size: images a training step, all processes together.
@@ -92,53 +92,50 @@ class StaticMNIST(pl.LightningDataModule):
             )
         self.source, self.binarisation, self.seed, self.threshold = source, binarisation, seed, threshold
         self.dequantise, self.pixel_range = dequantise, _RANGES[pixel_range]
+        self.grey = binarisation == "none"
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.folder = Path(folder) if folder is not None else None
+        self.folder = Path(folder or "data")
         self.splits: dict[str, ImageSet] = {}
+        self._digest: str | None = None
 
-    @property
-    def values(self) -> str:
-        """What the images hold: ``binary`` or ``grey``."""
-        return "grey" if self.binarisation == "none" else "binary"
+    def describe(self) -> Description:
+        """The images' shape and values; once they are read, also the settings that choose them, and their digest."""
+        low, high = self.pixel_range.low, self.pixel_range.high
+        return Description(
+            shape=self.image_shape,
+            support=self.pixel_range if self.grey else BINARY,
+            about=self._about() if self.splits else {},
+            bin_width=(high - low) / 256 if self.dequantise else None,
+            labelled=self.source != "larochelle_murray",
+        )
 
-    @property
-    def bin_width(self) -> float | None:
-        """Width Δ of a grey level on the scale of x, where the images are dequantised; None otherwise.
-
-        Then E_u log p(x) + D log Δ ≤ log P(grey levels), a probability of 256-valued images.
-        """
-        low, high = self.pixel_range
-        return (high - low) / 256 if self.dequantise else None
+    def _about(self) -> dict[str, Plain]:
+        self._digest = self._digest or self.digest()  # describe() is called often
+        names = ("source", "binarisation", "seed", "threshold", "dequantise", "pixel_range", "eval_batch_size")
+        about = {name: getattr(self, name) for name in names}
+        return about | {"pixel_range": str(self.pixel_range), "digest": self._digest}
 
     def prepare_data(self) -> None:
         """Download a torchvision set that is not there, once, however many processes ask for it."""
         if self.source not in ("MNIST", "larochelle_murray"):
-            download(self.source, self.root)
+            download(self.source, self.folder)
 
     def setup(self, stage: str | None = None) -> None:
         """Read and binarise all splits, once."""
         if self.splits:
             return
         if self.source == "larochelle_murray":
-            assert self.folder is not None
-            bits = {split: load_amat(self.folder, name) for split, name in _AMAT_NAMES.items()}
-            self.splits = {s: ImageSet(b, torch.zeros(len(b), dtype=torch.uint8)) for s, b in bits.items()}
+            names = {"train": "train", "val": "valid", "test": "test"}
+            self.splits = {s: ImageSet.unlabelled(load_amat(self.folder, name)) for s, name in names.items()}
             return
-        grey = load_mnist() if self.source == "MNIST" else load_torchvision(self.source, self.root)
-        train = ImageSet(self._binarise(grey.train_images, TRAIN_STREAM), grey.train_labels)
-        test = ImageSet(self._binarise(grey.test_images, TEST_STREAM), grey.test_labels)
-        self.splits = {"train": train.rows(None, -VALIDATION), "val": train.rows(-VALIDATION, None), "test": test}
-        if self.binarisation == "dynamic":
-            self.splits["train"] = ImageSet(grey.train_images, grey.train_labels).rows(None, -VALIDATION)
+        grey, grey_test = load_mnist() if self.source == "MNIST" else load_torchvision(self.source, self.folder)
+        kept, test = self._binarise(grey, TRAIN_STREAM), self._binarise(grey_test, TEST_STREAM)
+        train = grey if self.binarisation == "dynamic" else kept
+        self.splits = {"train": train.rows(None, -VALIDATION), "val": kept.rows(-VALIDATION, None), "test": test}
         if self.dequantise:
             for split, stream in [("val", VAL_NOISE_STREAM), ("test", TEST_NOISE_STREAM)]:
-                kept = self.splits[split]
-                self.splits[split] = ImageSet(dequantised(kept.images, philox(self.seed, stream)), kept.labels)
-
-    @property
-    def root(self) -> Path:
-        """Folder of torchvision's sets."""
-        return self.folder or Path("data")
+                noisy = dequantised(self.splits[split].images, philox(self.seed, stream))
+                self.splits[split] = self.splits[split]._replace(images=noisy)
 
     def pixel_mean(self) -> Tensor:
         """Mean of each pixel over the training images, ``(D,)``, on the scale of x."""
@@ -155,15 +152,6 @@ class StaticMNIST(pl.LightningDataModule):
         for split in ("train", "val", "test"):
             content.update(self.splits[split].images.contiguous().numpy().tobytes())
         return content.hexdigest()
-
-    def description(self) -> dict[str, str | int | float | bool]:
-        """What a number is about: the settings that choose the images, and their digest."""
-        low, high = self.pixel_range
-        return {
-            **{"source": self.source, "binarisation": self.binarisation, "seed": self.seed},
-            **{"threshold": self.threshold, "dequantise": self.dequantise, "pixel_range": f"[{low:g}, {high:g}]"},
-            **{"eval_batch_size": self.eval_batch_size, "digest": self.digest()},
-        }
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled batches of the training images."""
@@ -182,7 +170,6 @@ class StaticMNIST(pl.LightningDataModule):
         return self.test_dataloader()
 
     def _loader(self, split: str, batch_size: int, shuffle_seed: int | None = None) -> BatchLoader:
-        scale, shift = self._affine()
         return BatchLoader(
             self.splits[split],
             batch_size,
@@ -190,37 +177,25 @@ class StaticMNIST(pl.LightningDataModule):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
             transform=self._fresh_noise() if split == "train" else None,
-            scale=scale,
-            shift=shift,
+            affine=self._affine(),
             device=self.trainer.strategy.root_device if self.trainer else "cpu",
         )
 
     def _affine(self) -> tuple[float, float]:
-        """Scale and shift from what a batch holds to x."""
-        if self.values == "binary":
-            return 1.0, 0.0
-        low, high = self.pixel_range
-        return (1.0 if self.dequantise else 255.0) / (high - low), low
+        """What a batch's values are divided by to be x, and what is added then."""
+        low, high = self.pixel_range.low, self.pixel_range.high
+        return (255.0 if self.grey and not self.dequantise else 1.0) / (high - low), low
 
     def _fresh_noise(self) -> Transform | None:
         """What draws the training images afresh at each step."""
-        if self.dequantise:
-            return lambda grey, epoch, number: dequantised(grey, self._step_stream(NOISE_STREAM, epoch, number))
-        if self.binarisation == "dynamic":
-            return lambda grey, epoch, number: bernoulli_pixels(grey, self._step_stream(DYNAMIC_STREAM, epoch, number))
-        return None
+        if not self.dequantise and self.binarisation != "dynamic":
+            return None
+        draw, stream = (dequantised, NOISE_STREAM) if self.dequantise else (bernoulli_pixels, DYNAMIC_STREAM)
+        return lambda grey, epoch, number: draw(grey, philox(self.seed, stream, counter=(0, number, epoch, 0)))
 
-    def _step_stream(self, stream: int, epoch: int, number: int) -> np.random.Philox:
-        return philox(self.seed, stream, counter=(0, number, epoch, 0))
-
-    def _binarise(self, grey: Tensor, stream: int) -> Tensor:
-        match self.binarisation:
-            case "none":
-                return grey
-            case "threshold":
-                return (grey > 255 * self.threshold).to(torch.uint8)
-            case _:
-                return bernoulli_pixels(grey, philox(self.seed, stream))
-
-
-_AMAT_NAMES = {"train": "train", "val": "valid", "test": "test"}
+    def _binarise(self, grey: ImageSet, stream: int) -> ImageSet:
+        if self.grey:
+            return grey
+        if self.binarisation == "threshold":
+            return grey._replace(images=(grey.images > 255 * self.threshold).to(torch.uint8))
+        return grey._replace(images=bernoulli_pixels(grey.images, philox(self.seed, stream)))

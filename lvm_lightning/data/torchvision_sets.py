@@ -3,18 +3,18 @@
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
-from urllib.error import URLError
 
 import torch
 from filelock import FileLock
 
-from lvm_lightning.data.mnist import DamagedFileError, GreyImages
+from lvm_lightning.data.loader import ImageSet
+from lvm_lightning.data.mnist import DataFileError
 
 TorchvisionName = Literal["FashionMNIST", "KMNIST", "QMNIST"]
 
 
-class DownloadError(Exception):
-    """A data set that could not be downloaded."""
+UNREADABLE = (RuntimeError, ValueError, AssertionError, OSError, EOFError)
+"""What torchvision raises about a file that is missing or damaged."""
 
 
 def download(name: str, root: Path) -> None:
@@ -24,61 +24,60 @@ def download(name: str, root: Path) -> None:
     one. Processes that ask at the same time wait for the first.
 
     Raises:
-        DownloadError: if it cannot be reached, or its checksums are wrong.
+        DataFileError: if it cannot be reached, or its checksums are wrong.
     """
     if _is_there(name, root):
         return
+    raw = root / name / "raw"
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f".{name}.lock"):
         if _is_there(name, root):
             return
         with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}.") as part:
             try:
-                for train in (True, False):
-                    _dataset(name)(part, train=train, download=True)
-            except (RuntimeError, URLError, OSError) as error:
-                raise DownloadError(
-                    f"data.source: {name} could not be downloaded ({error}); with its files in {root / name / 'raw'} "
-                    "nothing is downloaded"
+                _sets(name, Path(part), download=True)
+            except (RuntimeError, OSError) as error:
+                raise DataFileError(
+                    f"data.source: {name} could not be downloaded ({error}); with its files in {raw} nothing "
+                    "is downloaded"
                 ) from error
-            for path in (Path(part) / name).rglob("*"):
-                whole = root / name / path.relative_to(Path(part) / name)
-                if path.is_file():
-                    whole.parent.mkdir(parents=True, exist_ok=True)
-                    path.replace(whole)
+            raw.mkdir(parents=True, exist_ok=True)
+            for path in (Path(part) / name / "raw").iterdir():
+                path.replace(raw / path.name)
 
 
-def load_torchvision(name: str, root: Path) -> GreyImages:
+def load_torchvision(name: str, root: Path) -> tuple[ImageSet, ImageSet]:
     """A set that is there, in the form of :func:`~lvm_lightning.data.mnist.load_mnist`.
 
     Raises:
-        DamagedFileError: if its files cannot be read.
+        DataFileError: if its files cannot be read.
     """
     try:
-        train, test = (_dataset(name)(root, train=part, download=False) for part in (True, False))
-    except (RuntimeError, ValueError, AssertionError, OSError, EOFError) as error:
-        raise DamagedFileError(
+        train, test = _sets(name, root)
+    except UNREADABLE as error:
+        raise DataFileError(
             f"{root / name}: must hold {name} as torchvision stores it, got files that cannot be read "
             f"({str(error) or type(error).__name__}); remove that folder to download it again"
         ) from error
-    flat = (part.data.reshape(len(part.data), -1) for part in (train, test))
-    labels = (part.targets.reshape(len(part.targets), -1)[:, 0].to(torch.uint8) for part in (train, test))
-    return GreyImages(*flat, *labels)
+    return _flat(train), _flat(test)
 
 
-def _dataset(name: str) -> Any:
+def _flat(part: Any) -> ImageSet:
+    rows = len(part.data)
+    return ImageSet(part.data.reshape(rows, -1), part.targets.reshape(rows, -1)[:, 0].to(torch.uint8))
+
+
+def _sets(name: str, root: Path, download: bool = False) -> list[Any]:
+    """The training and the test set."""
     from torchvision import datasets  # slow to import, and only these sources need it
 
-    return getattr(datasets, name)
+    return [getattr(datasets, name)(root, train=train, download=download) for train in (True, False)]
 
 
 def _is_there(name: str, root: Path) -> bool:
     """Whether torchvision finds all its files, readable or not: a damaged one is not replaced unasked."""
     try:
-        for train in (True, False):
-            _dataset(name)(root, train=train, download=False)
-    except RuntimeError as error:
-        return "not found" not in str(error)
-    except (ValueError, AssertionError, OSError, EOFError):
-        return True
+        _sets(name, root)
+    except UNREADABLE as error:
+        return not (isinstance(error, RuntimeError) and "not found" in str(error))
     return True

@@ -1,29 +1,20 @@
 """Likelihoods p(x|z), priors p(z), proposals q(z|x), and the points z that stand for them."""
 
-from lvm_lightning.densities.likelihoods import Bernoulli, Gaussian, Likelihood, PixelwiseGaussian
-from lvm_lightning.densities.priors import ExponentialPrior, FlowPrior, Prior, StandardNormal
+from lvm_lightning.densities.exponential import Exponential, ExponentialPrior
+from lvm_lightning.densities.likelihoods import (
+    Bernoulli,
+    ContinuousBernoulli,
+    Gaussian,
+    GaussianLikelihood,
+    Likelihood,
+    PixelwiseGaussian,
+)
+from lvm_lightning.densities.priors import FlowPrior, NoisePrior, Prior, StandardNormal, VampPrior
 from lvm_lightning.densities.proposals import (
     DiagonalGaussian,
-    Exponential,
     GaussianPosterior,
     InverseAutoregressiveFlow,
+    NoiseProposal,
     Posterior,
     Proposal,
 )
-
-__all__ = [
-    "Bernoulli",
-    "DiagonalGaussian",
-    "Exponential",
-    "ExponentialPrior",
-    "FlowPrior",
-    "Gaussian",
-    "GaussianPosterior",
-    "InverseAutoregressiveFlow",
-    "Likelihood",
-    "PixelwiseGaussian",
-    "Posterior",
-    "Prior",
-    "Proposal",
-    "StandardNormal",
-]

@@ -6,7 +6,6 @@ every device.
 """
 
 import math
-from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -60,10 +59,8 @@ def sobol_uniform(samples: int, batch: int, dim: int, generator: torch.Generator
     return u
 
 
-UNIFORM: Mapping[Points, Callable[[int, int, int, torch.Generator], Tensor]] = {
-    "iid": iid_uniform,
-    "sobol": sobol_uniform,
-}
+UNIFORM = {"iid": iid_uniform, "sobol": sobol_uniform}
+"""What draws each kind of :data:`Points`."""
 
 
 def normal_grid(dim: int, spacing: float = 0.05, radius: float = 5.0) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ come with, the same steps give E 1/w = 1/p(x), and a stochastic upper bound.
 import dataclasses
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -85,8 +86,7 @@ def sigmoid_schedule(steps: int, steepness: float = 4.0) -> list[float]:
     if steps < 1:
         raise ValueError(f"steps: must be at least 1, got {steps}")
     s = (steepness * (2 * torch.arange(steps + 1, dtype=torch.float64) / steps - 1)).sigmoid()
-    betas: list[float] = ((s - s[0]) / (s[-1] - s[0])).tolist()
-    return betas
+    return [float(beta) for beta in (s - s[0]) / (s[-1] - s[0])]
 
 
 def transition(path: Path, point: Point, beta: float, step: Tensor, generator: torch.Generator) -> tuple[Point, Tensor]:
@@ -116,10 +116,8 @@ def transition(path: Path, point: Point, beta: float, step: Tensor, generator: t
     log_accept = point.log_density(beta) - start.log_density(beta) + kinetic - 0.5 * momentum.square().sum(-1)
     accept = log_accept.nan_to_num(nan=-math.inf).clamp(max=0).exp()  # a diverged path is refused
     taken = torch.rand(accept.shape, generator=generator, dtype=accept.dtype).to(accept) < accept
-    chosen = (
-        torch.where(taken.view(*taken.shape, *[1] * (a.ndim - 2)), a, b) for a, b in zip(point, start, strict=True)
-    )
-    return Point(*chosen), accept
+    where = {2: taken, 3: taken.unsqueeze(-1)}  # for (C, B) and (C, B, K)
+    return Point(*(torch.where(where[a.ndim], a, b) for a, b in zip(point, start, strict=True))), accept
 
 
 def tune(path: Path, z: Tensor, generator: torch.Generator, start: float = 0.2) -> Tensor:
@@ -150,13 +148,7 @@ def forward(path: Path, z: Tensor, steps: Tensor, generator: torch.Generator) ->
     Reference:
         Neal, Annealed Importance Sampling, 2001, eq. 11.
     """
-    point = path.at(z)
-    log_w = torch.zeros_like(point.ratio, dtype=torch.float64)
-    for before, beta, step in zip(path.betas, path.betas[1:], steps, strict=False):
-        log_w += (beta - before) * point.ratio
-        if beta < 1:  # a transition after the last weight changes nothing
-            point, _ = transition(path, point, beta, step, generator)
-    return log_w
+    return _log_weights(path, z, steps, generator, 1)
 
 
 def backward(path: Path, z: Tensor, steps: Tensor, generator: torch.Generator) -> Tensor:
@@ -165,13 +157,18 @@ def backward(path: Path, z: Tensor, steps: Tensor, generator: torch.Generator) -
     Reference:
         Grosse et al., Sandwiching the marginal likelihood using bidirectional Monte Carlo, 2015, eq. 7.
     """
+    return _log_weights(path, z, steps, generator, -1)
+
+
+def _log_weights(path: Path, z: Tensor, steps: Tensor, generator: torch.Generator, order: int) -> Tensor:
+    """The T weights with a transition at β_1 … β_{T−1} between them; order −1 runs through both from the end."""
+    rises = [after - before for before, after in pairwise(path.betas)][::order]
+    transitions = list(zip(path.betas[1:-1], steps[:-1], strict=True))[::order]
     point = path.at(z)
-    log_w = torch.zeros_like(point.ratio, dtype=torch.float64)
-    for t in range(len(path.betas) - 1, 0, -1):
-        beta, before = path.betas[t], path.betas[t - 1]
-        if beta < 1:
-            point, _ = transition(path, point, beta, steps[t - 1], generator)
-        log_w += (beta - before) * point.ratio
+    log_w = (rises[0] * point.ratio).double()
+    for rise, (beta, step) in zip(rises[1:], transitions, strict=True):
+        point, _ = transition(path, point, beta, step, generator)
+        log_w += rise * point.ratio
     return log_w
 
 

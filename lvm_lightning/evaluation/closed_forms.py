@@ -11,11 +11,16 @@ model comes from has λ = σ = 1, n = 5.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.special import erfcx, log_ndtr
+
+from lvm_lightning.densities import Exponential, ExponentialPrior, Gaussian
+from lvm_lightning.evaluation import NATS, Evaluator, Given, Kind, Measured
+from lvm_lightning.model import LatentVariableModel
 
 CONTINUED_FRACTION_DEPTH = 400
 SWITCH = -1.0
@@ -75,15 +80,9 @@ def log_marginal(p: Problem) -> float:
 
     log λ − n/2 log 2πσ² − Σ(x_i − x̄)²/(2σ²) − λx̄ + λ²σ²/(2n) + ½ log 2πs² + log Φ(m/s)
     """
-    return (
-        math.log(p.rate)
-        + _log_constant(p)
-        - p.rate * p.mean
-        + (p.rate * p.sigma) ** 2 / (2 * p.n)
-        + 0.5 * math.log(2 * math.pi)
-        + math.log(p.s)
-        + float(log_ndtr(torch.tensor(p.a, dtype=torch.float64)))
-    )
+    log_mass = float(log_ndtr(torch.tensor(p.a, dtype=torch.float64)))
+    log_peak = math.log(p.rate) + _log_constant(p) - p.rate * p.mean + (p.rate * p.sigma) ** 2 / (2 * p.n)
+    return log_peak + 0.5 * math.log(2 * math.pi) + math.log(p.s) + log_mass
 
 
 def log_joint(p: Problem, z: Tensor) -> Tensor:
@@ -163,3 +162,29 @@ def relative_variance(p: Problem, theta: float) -> float:
 
 def _log_constant(p: Problem) -> float:
     return -0.5 * p.n * math.log(2 * math.pi * p.sigma**2) - p.squares / (2 * p.sigma**2)
+
+
+class ClosedForms(Evaluator):
+    """θ, θ*, ELBO(θ), log p(x) and the KL between them, for the first example of a batch."""
+
+    rows = None
+
+    def lacks(self, model: LatentVariableModel) -> str:
+        """An exponential prior, and Gaussian observations of z itself."""
+        return "" if isinstance(model.prior, ExponentialPrior) else "an exponential prior"
+
+    def measure(self, given: Given) -> Iterator[Measured]:
+        """One number each."""
+        prior, likelihood = cast(ExponentialPrior, given.model.prior), cast(Gaussian, given.model.likelihood)
+        p = Problem.of(given.batch.x[0], prior.rate, float(likelihood.sigma))
+        theta = cast(Exponential, given.q).log_rate.exp()
+        exact: list[tuple[str, float | Tensor, Kind, str]] = [
+            ("θ", theta, "parameter", "1/unit of x"),
+            ("θ*, the ELBO's maximum", best_rate(p), "exact", "1/unit of x"),
+            ("ELBO(θ)", elbo(p, theta), "exact", NATS),
+            ("log p(x)", log_marginal(p), "exact", NATS),
+            ("KL(q_θ(z) ‖ p(z|x)) = log p(x) − ELBO(θ)", kl(p, theta), "exact", NATS),
+        ]
+        for name, value, kind, unit in exact:
+            number = torch.tensor([float(value)], dtype=torch.float64)
+            yield Measured(name, number, kind, 0, unit, constant=True)

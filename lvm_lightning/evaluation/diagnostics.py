@@ -36,11 +36,11 @@ def log_aggregate(z: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
     z, mean, precision = z.double(), mean.double(), (-2 * log_sigma.double()).exp()
     constant = -log_sigma.double() - 0.5 * (mean.square() * precision) - 0.5 * torch.log(z.new_tensor(2 * torch.pi))
     constant = constant.sum(-1)
-    rows = []
-    for part in z.split(BLOCK):
-        log_density = constant - 0.5 * part.square() @ precision.T + part @ (mean * precision).T  # (m, n)
-        rows.append(log_density.logsumexp(-1))
-    return torch.cat(rows) - torch.log(torch.tensor(len(mean), dtype=torch.float64))
+    log_sums = [
+        (constant - 0.5 * part.square() @ precision.T + part @ (mean * precision).T).logsumexp(-1)  # over (m, n)
+        for part in z.split(BLOCK)
+    ]
+    return torch.cat(log_sums) - torch.log(torch.tensor(len(mean), dtype=torch.float64))
 
 
 def mutual_information(z: Tensor, log_q: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
@@ -79,25 +79,17 @@ def signal_to_noise(
     if repeats < 2:
         raise ValueError(f"gradient_repeats: must be at least 2, or 0 to leave it out, got {repeats}")
     wanted = [parameter for group in groups.values() for parameter in group]
-    total = [torch.zeros_like(p, dtype=torch.float64) for p in wanted]
-    squares = [torch.zeros_like(p, dtype=torch.float64) for p in wanted]
+    sizes = [sum(parameter.numel() for parameter in group) for group in groups.values()]
+    total = squares = torch.zeros(sum(sizes), dtype=torch.float64, device=wanted[0].device)
     for repeat in range(repeats):
-        for i, gradient in enumerate(torch.autograd.grad(loss(repeat), wanted)):
-            total[i] += gradient
-            squares[i] += gradient.double().square()
-    sizes = [len(group) for group in groups.values()]
-    parts = zip(_cut(total, sizes), _cut(squares, sizes), strict=True)
-    return {name: _ratio(*part, repeats) for name, part in zip(groups, parts, strict=True)}
-
-
-def _cut(tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
-    """Runs of so many tensors, each flattened to one."""
-    rest = iter(tensors)
-    return [torch.cat([next(rest).flatten() for _ in range(size)]) for size in sizes]
-
-
-def _ratio(total: Tensor, squares: Tensor, repeats: int) -> float:
+        gradient = torch.cat([part.flatten() for part in torch.autograd.grad(loss(repeat), wanted)]).double()
+        total, squares = total + gradient, squares + gradient.square()
     mean = total / repeats
     variance = (squares / repeats - mean.square()) * repeats / (repeats - 1)
+    parts = zip(groups, mean.split(sizes), variance.split(sizes), strict=True)
+    return {name: _ratio(*moments) for name, *moments in parts}
+
+
+def _ratio(mean: Tensor, variance: Tensor) -> float:
     noisy = variance > 0
     return float((mean[noisy].abs() / variance[noisy].sqrt()).mean())

@@ -6,21 +6,26 @@ curvature there says how wide they are.
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from lvm_lightning.densities.proposals.base import Drawn, Proposal
+from lvm_lightning.support.randomness import Rows
 
 Function = Callable[[Tensor], Tensor]
 LONGEST = 0.5
 """Longest step of the ascent in standard deviations of the prior: beyond it a quadratic form says nothing of p(x|z)."""
 
 
-class Mixture(NamedTuple):
+@dataclass(frozen=True)
+class Mixture(Proposal):
     """q(z) = Σ_r π_r N(z; m_r, Λ_r⁻¹) for each of B images, Λ_r = L_r L_rᵀ.
 
-    Attributes:
+    Args:
         log_weight: log π_r, ``(R, B)``.
         mean: m_r, ``(R, B, K)``.
         factor: L_r, lower triangular, ``(R, B, K, K)``.
@@ -30,26 +35,42 @@ class Mixture(NamedTuple):
     mean: Tensor
     factor: Tensor
 
+    @property
+    def location(self) -> Tensor:
+        """The mean, Σ_r π_r m_r."""
+        return (self.log_weight.exp().unsqueeze(-1) * self.mean).sum(0)
+
+    def draws(self, samples: int, rows: Rows, generator: torch.Generator, size: int) -> Iterator[Drawn]:
+        """z of the mixture and log q(z), some draws after the others."""
+        B, K = self.mean.shape[1:]
+        noise = torch.randn(samples, rows.total, K, generator=generator)[:, rows.start : rows.start + B].to(self.mean)
+        uniform = torch.rand(samples, rows.total, generator=generator)[:, rows.start : rows.start + B].to(self.mean)
+        count = max(1, size // rows.total)
+        for start in range(0, samples, count):
+            part = slice(start, start + count)
+            z = self.sample(noise[part], uniform[part])
+            yield Drawn(part, slice(None), z, self.log_prob(z))
+
     def sample(self, noise: Tensor, uniform: Tensor) -> Tensor:
         """z ~ q, ``(S, B, K)``, from standard-normal noise ``(S, B, K)`` and uniform numbers ``(S, B)`` in [0, 1)."""
         below = self.log_weight.exp().cumsum(0)[:-1].unsqueeze(1)  # (R − 1, 1, B)
         part = (uniform >= below).sum(0)
         image = torch.arange(noise.shape[1], device=noise.device)
         # z = m + L⁻ᵀ ε has the covariance (L Lᵀ)⁻¹
-        offset = torch.linalg.solve_triangular(self.factor[part, image].mT, noise.unsqueeze(-1), upper=True)
-        z: Tensor = self.mean[part, image] + offset.squeeze(-1)
-        return z
+        offset: Tensor = torch.linalg.solve_triangular(self.factor[part, image].mT, noise.unsqueeze(-1), upper=True)
+        return self.mean[part, image] + offset.squeeze(-1)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z), ``(S, B, K) → (S, B)``, nats."""
         parts = []
-        for log_weight, mean, factor in zip(*self, strict=True):
+        for log_weight, mean, factor in zip(self.log_weight, self.mean, self.factor, strict=True):
             scaled = ((z - mean).unsqueeze(-2) @ factor).squeeze(-2)  # Lᵀ (z − m)
             constant = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
             parts.append(log_weight + constant - 0.5 * scaled.square().sum(-1))
         return torch.stack(parts).logsumexp(0)
 
 
+@dataclass(frozen=True)
 class FittedProposals:
     """For each image a mixture of Gaussians at modes of p(z|x), and the prior.
 
@@ -78,22 +99,18 @@ class FittedProposals:
         and Effective Importance Sampling, 2000, section 3 (the prior's part).
     """
 
-    def __init__(
-        self,
-        decode: Function,
-        log_lik: Callable[[Tensor, Tensor], Tensor],
-        information: Function,
-        pilots: Tensor,
-        *,
-        modes: int = 4,
-        steps: int = 12,
-        widen: float = 1.2,
-        prior_weight: float = 0.05,
-    ) -> None:
-        self._decode, self._log_lik, self._information = decode, log_lik, information
-        self._pilots, self._modes, self._steps = pilots, min(modes, len(pilots)), steps
-        self._widen, self._prior_weight = widen, prior_weight
-        self._decoded = torch.cat([decode(part) for part in pilots.split(1024)])
+    decode: Function
+    log_lik: Callable[[Tensor, Tensor], Tensor]
+    information: Function
+    pilots: Tensor
+    modes: int = 4
+    steps: int = 12
+    widen: float = 1.2
+    prior_weight: float = 0.05
+
+    @cached_property
+    def _decoded(self) -> Tensor:
+        return torch.cat([self.decode(part) for part in self.pilots.split(1024)])
 
     def __call__(self, x: Tensor) -> Mixture:
         """The mixtures of images ``(B, D)``: R modes and the prior. It takes memory for 4 R B K P·D numbers."""
@@ -102,23 +119,23 @@ class FittedProposals:
             mode, precision, log_joint = self._ascend(x, self._starts(x))
         factor = torch.linalg.cholesky(precision)
         log_mass = log_joint - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # (R, B), up to a constant
-        weight = (1 - self._prior_weight) * (0.9 * log_mass.softmax(0) + 0.1 / len(mode))
+        weight = (1 - self.prior_weight) * (0.9 * log_mass.softmax(0) + 0.1 / len(mode))
         return Mixture(
-            torch.cat([weight, torch.full_like(weight[:1], self._prior_weight)]).log(),
+            torch.cat([weight, torch.full_like(weight[:1], self.prior_weight)]).log(),
             torch.cat([mode, torch.zeros_like(mode[:1])]),
-            torch.cat([factor / self._widen, torch.eye(mode.shape[-1]).to(mode).expand_as(factor[:1])]),
+            torch.cat([factor / self.widen, torch.eye(mode.shape[-1]).to(mode).expand_as(factor[:1])]),
         )
 
     def _starts(self, x: Tensor) -> Tensor:
         """The pilot points with the largest p(x|z), ``(R, B, K)``."""
-        best = self._log_lik(self._decoded.unsqueeze(1), x).topk(self._modes, dim=0).indices
-        return self._pilots[best].clone()
+        best = self.log_lik(self._decoded.unsqueeze(1), x).topk(min(self.modes, len(self.pilots)), dim=0).indices
+        return self.pilots[best].clone()
 
     def _ascend(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Where the ascents end, ``(R, B, K)``, H ``(R, B, K, K)`` and log p(x|z) − ½ ‖z‖² there, ``(R, B)``."""
         damping, height = torch.ones_like(z[..., 0]), self._log_joint(x, z)
         slope, curvature = self._derivatives(x, z)
-        for _ in range(self._steps):
+        for _ in range(self.steps):
             size = curvature.diagonal(dim1=-2, dim2=-1).mean(-1)
             damped = curvature + torch.diag_embed((damping * size).unsqueeze(-1).expand_as(z))
             step = torch.linalg.solve(damped, slope)
@@ -131,16 +148,16 @@ class FittedProposals:
         return z, curvature, height
 
     def _log_joint(self, x: Tensor, z: Tensor) -> Tensor:
-        return self._log_lik(self._decode(z.flatten(0, 1)).view(*z.shape[:-1], -1), x) - 0.5 * z.square().sum(-1)
+        return self.log_lik(self.decode(z.flatten(0, 1)).view(*z.shape[:-1], -1), x) - 0.5 * z.square().sum(-1)
 
     def _derivatives(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """∇ (log p(x|z) − ½ ‖z‖²), ``(R, B, K)``, and H ``(R, B, K, K)``."""
         parameters, jacobian = self._linearised(z.flatten(0, 1))
         with torch.enable_grad():
             leaf = parameters.view(*z.shape[:-1], -1).detach().requires_grad_()
-            (cotangent,) = torch.autograd.grad(self._log_lik(leaf, x).sum(), leaf)
+            (cotangent,) = torch.autograd.grad(self.log_lik(leaf, x).sum(), leaf)
         slope = (cotangent.flatten(0, 1).unsqueeze(-2) @ jacobian).squeeze(-2).view_as(z) - z
-        curvature = jacobian.mT @ (self._information(parameters).unsqueeze(-1) * jacobian)
+        curvature = jacobian.mT @ (self.information(parameters).unsqueeze(-1) * jacobian)
         return slope, curvature.view(*z.shape, -1) + torch.eye(z.shape[-1]).to(z)
 
     def _linearised(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,7 +167,7 @@ class FittedProposals:
         """
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            parameters = self._decode(z)
+            parameters = self.decode(z)
             u = torch.zeros_like(parameters, requires_grad=True)
             (product,) = torch.autograd.grad(parameters, z, u, create_graph=True)
             columns = [torch.autograd.grad(column.sum(), u, retain_graph=True)[0] for column in product.unbind(-1)]

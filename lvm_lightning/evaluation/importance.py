@@ -1,14 +1,13 @@
 """What importance weights say of log p(x), and how far they can be believed."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
-from lvm_lightning.evaluation.quantity import Kind
+from lvm_lightning.evaluation import Evaluator, Measured
+from lvm_lightning.objectives import iw_elbo
 
 HEAVY = 0.7
 """Pareto shape above which an importance-sampling estimate of feasible size cannot be trusted (Vehtari et al. 2024)."""
@@ -17,47 +16,42 @@ TAIL = 25
 """Samples that a tail shape needs."""
 
 
-@dataclass(frozen=True)
-class WeightChecks:
-    """How far a mean of importance weights can be believed: what a test measures beside it, by name.
+class ImportanceWeighted(Evaluator):
+    """Abstract: the importance-weighted bound L_S, and how far its weights can be believed.
 
-    Below 25 samples there is nothing to measure, and every part is empty.
+    Below 25 samples there is nothing to say of the weights.
 
     Args:
         samples: number S of weights of each image.
+        note: what else its name says, such as ``(fitted proposals)``.
+
+    Attributes:
+        cure: what a reader can do about heavy weights.
     """
 
-    samples: int
-    ESS: ClassVar[str] = "effective sample size"
-    SHAPE: ClassVar[str] = "Pareto k of the weights"
+    SHAPE = "Pareto k of the weights"
+    cure: str
 
-    @property
-    def units(self) -> dict[str, str]:
-        """Name → unit of what is measured."""
-        return {self.ESS: f"of {self.samples:,} samples", self.SHAPE: "none"} if self.samples >= TAIL else {}
+    def __init__(self, samples: int, note: str = "") -> None:
+        self.samples, self.name = samples, f"log p(x) ≥ L_{samples}{note}"
 
-    @property
-    def columns(self) -> dict[str, tuple[Kind, int]]:
-        """Name → (kind, samples) of what is measured."""
-        return dict.fromkeys(self.units, ("stochastic estimate", self.samples))
+    def bound(self, log_w: Tensor) -> Iterator[Measured]:
+        """L_S of log w ``(S, B)`` for each example, and what the weights say of themselves."""
+        S = self.samples
+        yield Measured(self.name, iw_elbo(log_w.double()), "lower bound", S)
+        if S >= TAIL:
+            size = effective_sample_size(log_w)
+            yield Measured("effective sample size", size, "stochastic estimate", S, f"of {S:,} samples")
+            yield Measured(self.SHAPE, pareto_shape(log_w), "stochastic estimate", S, "none")
 
-    def measure(self, log_w: Tensor) -> list[Tensor]:
-        """A value for each image and column, ``(B,)`` each, from log w ``(S, B)``."""
-        return [effective_sample_size(log_w), pareto_shape(log_w)] if self.units else []
-
-    def notes(self, values: Mapping[str, Tensor], cure: str) -> list[str]:
-        """What a reader of L_S should know where more than one image in a hundred has heavy weights: a line, or none.
-
-        Args:
-            values: name → value of each image; those of other quantities are left aside.
-            cure: what the reader can do.
-        """
-        heavy = float((values[self.SHAPE] > HEAVY).double().mean()) if self.units else 0.0
+    def notes(self, found: Mapping[str, Measured]) -> list[str]:
+        """A line for the reader of L_S where more than one image in a hundred has heavy weights."""
+        heavy = float((found[self.SHAPE].values > HEAVY).double().mean()) if self.SHAPE in found else 0.0
         if heavy <= 0.01:
             return []
         return [
             f"the importance weights of {heavy:.0%} of the images have Pareto k > {HEAVY}: there L_{self.samples} is "
-            f"still a lower bound, but may lie far below log p(x); {cure}"
+            f"still a lower bound, but may lie far below log p(x); {self.cure}"
         ]
 
 

@@ -38,17 +38,9 @@ class Quantity:
 
     @classmethod
     def mean_of(
-        cls,
-        name: str,
-        values: Tensor,
-        *,
-        kind: Kind,
-        split: str,
-        samples: int,
-        unit: str = "nats per image",
-        images: int | None = None,
+        cls, name: str, values: Tensor, *, kind: Kind, split: str, samples: int, unit: str = "nats per image"
     ) -> "Quantity":
-        """Mean of values ``(n,)``, one an image, summed in float64; of n repeats where ``images`` says how many images.
+        """Mean of values ``(n,)``, one an image, summed in float64.
 
         Raises:
             ValueError: if there are no values, or one is not finite.
@@ -59,32 +51,33 @@ class Quantity:
             bad = int((~values.isfinite()).sum())
             raise ValueError(f"{name}: needs finite values of at least one image, got {n} of which {bad} not finite")
         stderr = float(values.std() / math.sqrt(n)) if n > 1 else math.nan
-        return cls(name, float(values.mean()), stderr, unit, kind, split, samples, images or n)
+        return cls(name, float(values.mean()), stderr, unit, kind, split, samples, n)
 
 
 def table(quantities: Sequence[Quantity]) -> str:
     """The quantities as aligned text, a line each under one heading."""
     heading = ("quantity", "value ± standard error", "unit", "kind", "split", "samples", "images")
     rows = [
-        (
-            q.name,
-            f"{q.value:.{decimals(q.stderr)}f} ± {q.stderr:.{decimals(q.stderr)}f}",
-            q.unit,
-            q.kind,
-            q.split,
-            f"{q.samples:,}",
-            f"{q.images:,}",
-        )
+        (q.name, with_error(q.value, q.stderr), q.unit, q.kind, q.split, f"{q.samples:,}", f"{q.images:,}")
         for q in quantities
     ]
-    widths = [max(len(row[c]) for row in [heading, *rows]) for c in range(len(heading))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [heading, *rows]]
+    return aligned([heading, *rows])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of as many cells each as text in columns; the first is the heading."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     lines.insert(1, "  ".join("─" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(lines)
+
+
+def with_error(value: float, stderr: float, sign: str = "") -> str:
+    """``value ± standard error``; a sign of ``+`` shows that of a positive value too."""
+    digits = decimals(stderr)
+    return f"{value:{sign}.{digits}f} ± {stderr:.{digits}f}"
 
 
 def decimals(stderr: float) -> int:
     """As many as show two digits of the standard error, from two to six; four for what has none."""
-    if not stderr > 0:
-        return 4
-    return min(6, max(2, 1 - math.floor(math.log10(stderr))))
+    return min(6, max(2, 1 - math.floor(math.log10(stderr)))) if stderr > 0 else 4

@@ -5,6 +5,8 @@ import hashlib
 import json
 import math
 import platform
+import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,9 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from lvm_lightning.evaluation.quantity import Quantity
+from lvm_lightning.evaluation import Measured, Quantity
 from lvm_lightning.support.files import replacing, write_arrays
 
 PACKAGES = ("lvm-lightning", "torch", "lightning", "torchmetrics", "numpy")
@@ -51,7 +52,7 @@ def digest_of(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def digest_of_weights(state: Mapping[str, Tensor]) -> str:
+def digest_of_weights(state: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 of a state's names and values."""
     content = hashlib.sha256()
     for name, value in sorted(state.items()):
@@ -82,10 +83,8 @@ def _plain(content: object) -> object:
 
 def write_report(path: Path, quantities: Sequence[Quantity], provenance: Provenance) -> None:
     """Write ``{"quantities": […], "provenance": {…}}`` as JSON; the file is replaced in one step."""
-    write_json(
-        path,
-        {"quantities": [dataclasses.asdict(q) for q in quantities], "provenance": dataclasses.asdict(provenance)},
-    )
+    listed = [dataclasses.asdict(q) for q in quantities]
+    write_json(path, {"quantities": listed, "provenance": dataclasses.asdict(provenance)})
 
 
 class FinishedBatches:
@@ -102,26 +101,26 @@ class FinishedBatches:
         self.folder, self.key = folder, key
         self.recalled = 0
 
-    def recall(self, name: str) -> Tensor | None:
-        """The result of a batch, if an evaluation with the same key has finished it."""
+    def recall(self, name: str) -> list[Measured] | None:
+        """What was measured of a batch, if an evaluation with the same key has finished it."""
         path = self.folder / f"{name}.npz"
         try:
             with np.load(path, allow_pickle=False) as file:
                 if str(file["key"]) != self.key:
                     return None
-                values = torch.from_numpy(file["values"])
-        except (OSError, ValueError, KeyError, EOFError):
+                labels = json.loads(str(file["labels"]))
+                found = [Measured(values=torch.from_numpy(file[str(i)]), **label) for i, label in enumerate(labels)]
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             return None
         self.recalled += 1
-        return values
+        return found
 
-    def keep(self, name: str, values: Tensor) -> None:
-        """Keep the result of a batch; the file appears in one step."""
-        write_arrays(self.folder / f"{name}.npz", {"key": self.key, "values": values.cpu().numpy()})
+    def keep(self, name: str, found: Sequence[Measured]) -> None:
+        """Keep what was measured of a batch, values and labels; the file appears in one step."""
+        labels = [{f.name: getattr(m, f.name) for f in dataclasses.fields(m) if f.name != "values"} for m in found]
+        values = {str(i): measured.values.cpu().numpy() for i, measured in enumerate(found)}
+        write_arrays(self.folder / f"{name}.npz", {"key": self.key, "labels": json.dumps(labels), **values})
 
     def clear(self) -> None:
         """Remove all files: the evaluation is written."""
-        if self.folder.is_dir():
-            for path in self.folder.iterdir():
-                path.unlink(missing_ok=True)
-            self.folder.rmdir()
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,14 +1,14 @@
 """How the importance-weighted bound rises with the number of samples, and what second-order theory says of it."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lvm_lightning.evaluation.quantity import Quantity
-from lvm_lightning.objectives.bounds import nested_iw_elbo
+from lvm_lightning.evaluation import Evaluator, Given, Measured, Quantity
+from lvm_lightning.objectives import iw_elbo, nested
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,39 +66,38 @@ class Rise(NamedTuple):
     """What some examples' weights say.
 
     Attributes:
-        samples: N = 1, 2, 4, … up to S.
-        bound: the bound at each N, ``(P, B)``, nats.
+        bounds: N = 1, 2, 4, … up to S → L_N, ``(B,)``, nats.
         variance: Var[w]/p(x)², ``(B,)``.
     """
 
-    samples: list[int]
-    bound: Tensor
+    bounds: Mapping[int, Tensor]
     variance: Tensor
 
 
 def measure(log_w: Tensor, log_p: Tensor | None) -> Rise:
     """The bound of each example for N = 1, 2, 4, …; log_w and log_p as for :func:`tightness`."""
     log_w = log_w.double()
-    S = len(log_w)
-    samples = powers(2, S)
-    bounds = [nested_iw_elbo(log_w[: S // n * n].view(S // n, n, *log_w.shape[1:])) for n in samples]
-    return Rise(samples, torch.stack(bounds), relative_variance(log_w, bounds[-1] if log_p is None else log_p.double()))
+    bounds = bounds_of(log_w, 2)
+    best = bounds[max(bounds)] if log_p is None else log_p.double()
+    return Rise(bounds, relative_variance(log_w, best))
 
 
 def rise(parts: Sequence[Rise], log_p: Tensor | None) -> list[Tightness]:
     """Means over the examples of all parts, whose log p(x) is ``log_p``, ``(B,)``, or None."""
     variance = float(torch.cat([part.variance for part in parts]).mean())
-    bound = torch.cat([part.bound for part in parts], -1)
-    return [_row(n, values, log_p, variance / (2 * n)) for n, values in zip(parts[0].samples, bound, strict=True)]
+    bounds = {n: torch.cat([part.bounds[n] for part in parts]) for n in parts[0].bounds}
+    return [_row(n, bound, log_p, variance / (2 * n)) for n, bound in bounds.items()]
 
 
 def _row(n: int, bound: Tensor, log_p: Tensor | None, predicted: float) -> Tightness:
-    def mean_of(values: Tensor) -> Quantity:
-        return Quantity.mean_of("L_N", values, kind="lower bound", split="test", samples=n)
+    value, stderr = _mean_of(bound, n)
+    gap, gap_stderr = (None, None) if log_p is None else _mean_of(log_p.double() - bound, n)
+    return Tightness(n, value, stderr, gap, gap_stderr, predicted)
 
-    value = mean_of(bound)
-    gap = mean_of(log_p.double() - bound) if log_p is not None else None
-    return Tightness(n, value.value, value.stderr, gap.value if gap else None, gap.stderr if gap else None, predicted)
+
+def _mean_of(values: Tensor, n: int) -> tuple[float, float]:
+    mean = Quantity.mean_of("L_N", values, kind="lower bound", split="test", samples=n)
+    return mean.value, mean.stderr
 
 
 def powers(base: int, largest: int) -> list[int]:
@@ -107,3 +106,27 @@ def powers(base: int, largest: int) -> list[int]:
     while found[-1] * base <= largest:
         found.append(found[-1] * base)
     return found
+
+
+def bounds_of(log_w: Tensor, base: int) -> dict[int, Tensor]:
+    """L_N ``(B,)`` for N = 1, base, base², … up to S, from groups of the same weights ``(S, B)``, nats."""
+    S = len(log_w)
+    return {n: nested(iw_elbo, log_w[: S // n * n].view(S // n, n, *log_w.shape[1:])) for n in powers(base, S)}
+
+
+class Ladder(Evaluator):
+    """Importance-weighted bounds L_N for N = 1, 4, 16, … from groups of the same draws.
+
+    Args:
+        largest: number of draws.
+    """
+
+    rows, purpose = None, "test"
+
+    def __init__(self, largest: int) -> None:
+        self.largest = largest
+
+    def measure(self, given: Given) -> Iterator[Measured]:
+        """A bound for each N."""
+        for n, bound in bounds_of(given.terms(self.largest).log_w, 4).items():
+            yield Measured(f"importance-weighted bound L_{n}", bound, "lower bound", n)

@@ -7,21 +7,3 @@ from lvm_lightning.figures.latents import latent_scatter, unit_activity
 from lvm_lightning.figures.log_space import log_space_figure
 from lvm_lightning.figures.rendering import render, save_png
 from lvm_lightning.figures.toy import kl_curve, posterior_curves, rate_path, weighted_gaps
-
-__all__ = [
-    "darkness",
-    "image_grid",
-    "kl_curve",
-    "latent_grid",
-    "latent_scatter",
-    "log_space_figure",
-    "posterior_curves",
-    "rate_path",
-    "reconstruction_grid",
-    "render",
-    "save_png",
-    "tightness_curve",
-    "training_curve",
-    "unit_activity",
-    "weighted_gaps",
-]

@@ -1,13 +1,17 @@
 """Bounds over the number of samples."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lvm_lightning.figures.rendering import new_figure
+from lvm_lightning.figures.rendering import new_figure, with_legend
 
-Curve = Sequence[float]
+Curve = Sequence[float] | npt.NDArray[np.float64]
+POINTS: dict[str, Any] = {"marker": "o", "markersize": 3, "capsize": 2}
 
 
 def tightness_curve(
@@ -34,34 +38,33 @@ def tightness_curve(
         gap: log p(x) − L_N, where it is known.
         gap_stderr: its standard error.
     """
-    n, values, error = np.asarray(samples), np.asarray(bound), np.asarray(stderr)
-    figure = new_figure(10, 4)
-    left, right = figure.subplots(1, 2)
-    left.errorbar(n, values, yerr=error, marker="o", markersize=3, capsize=2, label="L_N ± standard error")
-    top = log_p if log_p is not None else values[-1]
-    name = "log p(x)" if log_p is not None else f"L_{samples[-1]:,}, for want of log p(x)"
+    n, values = np.asarray(samples), np.asarray(bound)
+    figure, (left, right) = new_figure(10, 4, columns=2)
+    left.errorbar(n, values, yerr=stderr, label="L_N ± standard error", **POINTS)
+    top, name = (values[-1], f"L_{samples[-1]:,}, for want of log p(x)") if log_p is None else (log_p, "log p(x)")
     left.axhline(top, color="0.3", linewidth=1, label=name)
     if log_p is not None:
-        predicted = top - np.asarray(predicted_gap)
-        spread = max(top - values.min(), 1e-9)
-        shown = predicted > values.min() - 0.3 * spread
+        predicted = log_p - np.asarray(predicted_gap)
+        shown = predicted > values.min() - 0.3 * max(log_p - values.min(), 1e-9)
         left.plot(n[shown], predicted[shown], "--", color="C3", label="log p(x) − Var[w]/(2 N p(x)²)")
     left.set(xscale="log", xlabel="samples N", ylabel="nats", title=title)
-    left.legend(fontsize=8, loc="lower right")
+    with_legend(left, fontsize=8, loc="lower right")
     if gap is not None and gap_stderr is not None:
-        g, e = np.asarray(gap), np.asarray(gap_stderr)
-        above = g > 0
-        right.errorbar(
-            n[above], g[above], yerr=np.minimum(e[above], 0.9 * g[above]), marker="o", markersize=3, capsize=2,
-            label="log p(x) − L_N",
-        )  # fmt: skip
-        right.plot(n, predicted_gap, "--", color="C3", label="second order: Var[w]/(2 N p(x)²)")
+        draw_gap(right, samples, gap, gap_stderr, predicted_gap)
         right.set(ylabel="gap (nats)", title="Gap and its prediction")
     else:
         right.plot(n[:-1], np.diff(values), "o-", markersize=3, label="L_2N − L_N")
         right.set(ylabel="nats", title="What twice as many samples add")
-    right.set(xscale="log", yscale="log", xlabel="samples N")
-    right.legend(fontsize=8)
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
+        right.set(xscale="log", yscale="log", xlabel="samples N")
+    with_legend(right, fontsize=8)
     return figure
+
+
+def draw_gap(axes: Axes, samples: Sequence[int], gap: Curve, stderr: Curve, predicted: Curve) -> None:
+    """log p(x) − L_N and its prediction Var[w]/(2 N p²) over N, on logarithmic axes, where it is positive."""
+    n, g = np.asarray(samples), np.asarray(gap)
+    above = g > 0
+    errors = np.minimum(stderr, 0.9 * g)[above]
+    axes.errorbar(n[above], g[above], yerr=errors, label="log p(x) − L_N", **POINTS)
+    axes.plot(n, predicted, "--", color="C3", label="second order: Var[w]/(2 N p(x)²)")
+    axes.set(xscale="log", yscale="log", xlabel="samples N")

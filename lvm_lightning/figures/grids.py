@@ -53,17 +53,14 @@ def latent_grid(images: Tensor, extent: float, title: str) -> Figure:
     value = [f"{extent * (2 * i / max(1, n - 1) - 1):.1f}" for i in range(n)]
     axes.set_xticks(centre, value, fontsize=7)
     axes.set_yticks(centre, value[::-1], fontsize=7)
-    axes.set_xlabel("z₁")
-    axes.set_ylabel("z₂")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.set(xlabel="z₁", ylabel="z₂")
+    axes.spines[:].set_visible(False)
     return figure
 
 
 def _canvas(picture: Tensor, title: str) -> tuple[Figure, Axes]:
     height, width = picture.shape
-    figure = new_figure(5, 5 * height / width + 0.4)
-    axes = figure.add_subplot()
+    figure, (axes,) = new_figure(5, 5 * height / width + 0.4)
     axes.imshow(picture.cpu().numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(title, fontsize=10)
     return figure, axes

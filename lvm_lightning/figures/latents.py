@@ -23,8 +23,7 @@ def latent_scatter(location: Tensor, label: Tensor, what: str) -> Figure:
         names = [f"principal axis {i + 1} ({share[i]:.0%} of the variance)" for i in range(2)]
     elif location.shape[-1] == 1:
         location, names = torch.cat([location, torch.zeros_like(location)], -1), ["z₁", ""]
-    figure = new_figure(6, 5.4)
-    axes = figure.add_subplot()
+    figure, (axes,) = new_figure(6, 5.4)
     digits = label.unique().tolist()
     for digit in digits:
         x, y = location[label == digit].T.numpy()
@@ -54,24 +53,17 @@ def unit_activity(kl: Tensor, activity: Tensor, threshold: float) -> Figure:
     kl, activity = kl.cpu(), activity.cpu()
     order = kl.argsort(descending=True)
     active = activity > threshold
-    figure = new_figure(8, 3.6)
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = new_figure(8, 3.6, columns=2)
     ranks = torch.arange(len(kl))
     for on, colour, name in [(True, "C0", "active"), (False, "0.7", "inactive")]:
         here = active[order] == on
         left.bar(ranks[here].numpy(), kl[order][here].numpy(), color=colour, width=1.0, label=name)
-    left.set(
-        xlabel="latent dimension, by rank",
-        ylabel="KL(q(z_k|x) ‖ N(0, 1)) (nats)",
-        title=f"KL, {kl.sum():.2f} nats in all",
-    )
+    left.set(xlabel="latent dimension, by rank", ylabel="KL(q(z_k|x) ‖ N(0, 1)) (nats)")
+    left.set_title(f"KL, {kl.sum():.2f} nats in all")
     left.legend()
     right.hist(activity.clamp_min(1e-8).log10().numpy(), bins=40, color="C0")
     right.axvline(torch.tensor(threshold).log10().item(), color="C3", linewidth=1, label=f"threshold {threshold:g}")
-    right.set(
-        xlabel="log₁₀ Var E_q[z_k] over images",
-        ylabel="latent dimensions",
-        title=f"{int(active.sum())} of {len(kl)} units active",
-    )
+    right.set(xlabel="log₁₀ Var E_q[z_k] over images", ylabel="latent dimensions")
+    right.set_title(f"{int(active.sum())} of {len(kl)} units active")
     right.legend()
     return figure

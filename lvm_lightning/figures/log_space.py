@@ -6,13 +6,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lvm_lightning.figures.grids import tile
-from lvm_lightning.figures.rendering import new_figure
+from lvm_lightning.figures.rendering import new_figure, with_legend
 
 
 def log_space_figure(images: Tensor, log_naive: npt.NDArray[np.float32], log_space: npt.NDArray[np.float32]) -> Figure:
     """Images ``(n, H, W)`` in one row; below, both estimates of log p(x) over the number of pixels, ``(D,)``, nats."""
-    figure = new_figure(8, 5)
-    top, bottom = figure.subplots(2, 1, height_ratios=[1, 3])
+    figure, (top, bottom) = new_figure(8, 5, rows=2, height_ratios=[1, 3])
     top.imshow(tile(images, len(images)).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     top.set_title("Samples x ~ p(x) of the untrained model", fontsize=10)
     top.set_axis_off()
@@ -24,6 +23,5 @@ def log_space_figure(images: Tensor, log_naive: npt.NDArray[np.float32], log_spa
         last = int(pixels[alive][-1])
         bottom.axvline(last, color="C3", linewidth=1, label=f"beyond {last} pixels p(x) is 0 in float32, its log −∞")
     bottom.set(xlabel="pixels counted", ylabel="estimate of log p(x) (nats)")
-    bottom.grid(alpha=0.3)
-    bottom.legend(fontsize=8)
+    with_legend(bottom, fontsize=8)
     return figure

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from lvm_lightning.figures.rendering import new_figure
+from lvm_lightning.figures.bound_over_samples import draw_gap
+from lvm_lightning.figures.rendering import new_figure, with_legend
 
 Array = npt.NDArray[np.float64]
 
@@ -21,8 +22,7 @@ def posterior_curves(z: Array, joint: Array, exact: Array, numerical: Array, sur
         numerical: p(x, z) over its numerical integral.
         surrogates: name → density q(z).
     """
-    figure = new_figure(10, 3.8)
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = new_figure(10, 3.8, columns=2)
     left.plot(z, joint)
     left.set(xlabel="z", ylabel="p(x, z)", title="Joint density of the observations and z")
     right.plot(z, exact, linewidth=2.5, alpha=0.5, label="p(z|x), exact")
@@ -34,7 +34,7 @@ def posterior_curves(z: Array, joint: Array, exact: Array, numerical: Array, sur
     return figure
 
 
-def kl_curve(theta: Array, exact: Array, truncated: Array, best: float, grid_best: float, limit: float) -> Figure:
+def kl_curve(theta: Array, exact: Array, truncated: Array, best: float, limit: float) -> Figure:
     """KL(q_θ ‖ p(z|x)) over θ, exact and on a truncated grid, each with its minimum.
 
     Args:
@@ -42,15 +42,14 @@ def kl_curve(theta: Array, exact: Array, truncated: Array, best: float, grid_bes
         exact: log p(x) − ELBO(θ), nats.
         truncated: the sum over a grid on [0, limit].
         best: θ*, where the exact curve has its minimum.
-        grid_best: where the truncated one has its own.
         limit: end of the grid.
     """
-    figure = new_figure(6.5, 4)
-    axes = figure.add_subplot()
+    figure, (axes,) = new_figure(6.5, 4)
     axes.plot(theta, exact, label="exact: log p(x) − ELBO(θ)")
     axes.plot(theta, truncated, "--", color="C1", label=f"numerical, z cut off at {limit:g}")
     axes.axvline(best, color="C0", linewidth=1, alpha=0.7, label=f"θ* = {best:.4g}")
-    axes.axvline(grid_best, color="C1", linewidth=1, linestyle="--", label=f"the cut curve's minimum, {grid_best:.2g}")
+    lowest = float(theta[truncated.argmin()])
+    axes.axvline(lowest, color="C1", linewidth=1, linestyle="--", label=f"the cut curve's minimum, {lowest:.2g}")
     low, high = float(truncated.min()), max(float(truncated.max()), float(exact[-1]))
     if low > 0:
         axes.set(yscale="log", ylim=(0.5 * low, 10 * high))
@@ -59,20 +58,17 @@ def kl_curve(theta: Array, exact: Array, truncated: Array, best: float, grid_bes
         axes.set_ylim(1.5 * low, 10 * high)
     title = f"What q has beyond z = {limit:g} costs most, and is left out"
     axes.set(xscale="log", xlabel="θ", ylabel="KL(q_θ ‖ p(z|x)) (nats)", title=title)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    with_legend(axes, fontsize=8)
     return figure
 
 
 def rate_path(path: Sequence[float], best: float) -> Figure:
     """θ after each training step, and θ*."""
-    figure = new_figure(6.5, 4)
-    axes = figure.add_subplot()
+    figure, (axes,) = new_figure(6.5, 4)
     axes.plot(np.arange(1, len(path) + 1), path, label="θ")
     axes.axhline(best, color="C3", linewidth=1, linestyle="--", label=f"θ* = {best:.4g}")
     axes.set(xlabel="training step", ylabel="θ", title="The surrogate's rate during training")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    with_legend(axes)
     return figure
 
 
@@ -83,20 +79,14 @@ def weighted_gaps(samples: Sequence[int], gaps: Mapping[str, tuple[Array, Array,
         samples: N.
         gaps: name → (log p(x) − L_N, its standard error, its second-order prediction), nats.
     """
-    figure = new_figure(5 * len(gaps), 3.8)
-    panels = figure.subplots(1, len(gaps), sharey=True, squeeze=False)[0]
-    n = np.asarray(samples)
+    figure, panels = new_figure(5 * len(gaps), 3.8, columns=len(gaps), sharey=True)
     for axes, (name, (gap, stderr, predicted)) in zip(panels, gaps.items(), strict=True):
-        above = gap > 0
-        errors = np.minimum(stderr[above], 0.9 * gap[above])
-        axes.errorbar(n[above], gap[above], yerr=errors, marker="o", markersize=3, capsize=2, label="log p(x) − L_N")
-        axes.plot(n, predicted, "--", color="C3", label="Var[w]/(2 N p(x)²)")
+        draw_gap(axes, samples, gap, stderr, predicted)
         agrees = np.flatnonzero(np.abs(gap / predicted - 1) < 0.1)
         if len(agrees):
-            first = n[agrees[0]]
+            first = samples[agrees[0]]
             axes.axvline(first, color="0.6", linewidth=1, label=f"within 10 % from N = {first:,}")
-        axes.set(xscale="log", yscale="log", xlabel="samples N", title=name)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        axes.set_title(name)
+        with_legend(axes, fontsize=8)
     panels[0].set_ylabel("gap (nats)")
     return figure

@@ -3,5 +3,3 @@
 from lvm_lightning.modules.exponential_posterior import ExponentialPosterior
 from lvm_lightning.modules.gaussian_vae import GaussianVAE
 from lvm_lightning.modules.prior_iwae import PriorIWAE
-
-__all__ = ["ExponentialPosterior", "GaussianVAE", "PriorIWAE"]

@@ -2,5 +2,3 @@
 
 from lvm_lightning.networks.muon import MuonWithAdam
 from lvm_lightning.networks.networks import MLP, ConvDecoder, ConvEncoder
-
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "MuonWithAdam"]

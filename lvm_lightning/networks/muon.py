@@ -1,10 +1,10 @@
 """An optimiser that torch has in two parts."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, overload
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from lvm_lightning.support.argtypes import ClosedUnitInterval, NonNegativeFloat
@@ -48,12 +48,8 @@ class MuonWithAdam(Optimizer):
                 f"MuonWithAdam: needs weight matrices and other parameters, got {len(matrices)} and {len(others)}; "
                 "use torch.optim.Adam"
             )
-        self._parts: tuple[Optimizer, Optimizer] = (
-            torch.optim.Muon(
-                matrices, lr, weight_decay=weight_decay, momentum=momentum, adjust_lr_fn="match_rms_adamw"
-            ),
-            torch.optim.Adam(others, lr, betas, fused=True),
-        )
+        muon = torch.optim.Muon(matrices, lr, weight_decay, momentum, adjust_lr_fn="match_rms_adamw")
+        self._parts: tuple[Optimizer, Optimizer] = (muon, torch.optim.Adam(others, lr, betas, fused=True))
         super().__init__([group for part in self._parts for group in part.param_groups], {"lr": lr})
         self._share()
 
@@ -67,18 +63,9 @@ class MuonWithAdam(Optimizer):
         super().load_state_dict(state_dict)
         self._share()
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    def step(self, closure: Callable[[], float] | None = None) -> float | Tensor | None:
-        """Move all parameters, after ``closure`` has computed their gradients where there is one."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for part in self._parts:
-            part.step()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Move all parameters, after ``closure`` has computed their gradients; its loss, where there is one."""
+        matrices, others = self._parts
+        loss = matrices.step(closure)
+        others.step()
         return loss

@@ -1,24 +1,84 @@
-"""Lower bounds on log p(x) as pure functions of log importance weights.
+"""Bounds on log p(x) as pure functions of log importance weights.
 
-``log_w = log p(x, z) − log q(z|x)`` in nats, samples first: ``(S, B)``, or ``(J, N, B)`` for J outer and N
-inner samples. Each function returns the bound itself, one number an example, ``(B,)`` in nats: never a mean
-over the batch, never a loss.
+``log_w = log p(x, z) − log q(z|x)`` in nats, samples first. A bound takes ``(N, *)`` and returns ``(*)`` in nats: one
+number for each example, never a mean over the batch, never a loss. A new one is a decorated function:
+
+    @lower_bound("between the ELBO and L_N")
+    def halfway(log_w: Tensor) -> Tensor:
+        return (elbo(log_w) + iw_elbo(log_w)) / 2
 """
 
 import math
-from typing import Any, cast
+from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+Kind = Literal["lower bound", "upper bound", "stochastic estimate"]
+"""What the expectation of a number is to log p(x): below it, above it, or near it on either side."""
 
 
-def _require_axes(log_w: Tensor, shape: str, axes: int) -> None:
-    if log_w.ndim != axes or 0 in log_w.shape[:-1]:
+class Bound(Protocol):
+    """A function of log importance weights that says what it is."""
+
+    @property
+    def kind(self) -> Kind:
+        """What its expectation is to log p(x)."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What a table calls it, with its settings."""
+
+    @abstractmethod
+    def __call__(self, log_w: Tensor, /) -> Tensor:
+        """``(N, *) → (*)``, nats."""
+
+
+class BoundFamily(Bound):
+    """A bound with settings: its instances are bounds. A config may give its classes by their bare names."""
+
+
+if TYPE_CHECKING:
+    BoundArgument = Bound
+else:  # what a config may give: a class with its settings, or the import path of a function
+    BoundArgument = BoundFamily | Callable[[Tensor], Any]
+
+Reduction = Callable[[Tensor], Tensor]
+
+
+def _labelled(kind: Kind, title: str = "") -> Callable[[Reduction], Bound]:
+    def label(function: Reduction) -> Bound:
+        vars(function).update(kind=kind, title=title or function.__name__.replace("_", " "))
+        return cast(Bound, function)
+
+    return label
+
+
+lower_bound = partial(_labelled, "lower bound")
+"""Decorator: the function's expectation is at most log p(x). Without a title it is called by its name."""
+upper_bound = partial(_labelled, "upper bound")
+"""Decorator: the function's limit for many samples is at least log p(x)."""
+estimate = partial(_labelled, "stochastic estimate")
+"""Decorator: the function is near log p(x), and bounds nothing."""
+
+
+def require_samples(log_w: Tensor, least: int = 1, what: str = "a bound") -> None:
+    """Refuse log weights with too few samples, or without an axis of examples.
+
+    Raises:
+        ValueError: unless they are ``(N, *)`` with N at least ``least``.
+    """
+    if log_w.ndim < 2 or len(log_w) == 0:
         raise ValueError(
-            f"log_w: must have shape {shape} with at least one sample, got {tuple(log_w.shape)}; "
-            "put the sample axes first and the examples last"
+            f"log_w: must have shape (N, *) with at least one sample, got {tuple(log_w.shape)}; "
+            "put the samples first and the examples last"
         )
+    if len(log_w) < least:
+        raise ValueError(f"log_w: must have at least {least} samples for {what}, got {len(log_w)}; take more samples")
 
 
 class _LogSumExp(torch.autograd.Function):
@@ -31,81 +91,84 @@ class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, log_w: Tensor, dim: int) -> Tensor:
         weights = log_w.softmax(dim)
-        ctx.save_for_backward(weights)
+        ctx.save_for_backward(log_w, weights)
         ctx.dim = dim
         largest = log_w.amax(dim)
         return torch.where(largest.isinf(), largest, largest - weights.amax(dim).log())
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
-        (weights,) = ctx.saved_tensors
+        log_w, weights = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted: the kept softmax is a constant
+            weights = log_w.softmax(ctx.dim)
         return cotangent.unsqueeze(ctx.dim) * weights, None
 
 
 def log_sum_exp(log_w: Tensor, dim: int) -> Tensor:
-    """log Σ exp over one axis, in nats; −∞ where every entry is −∞."""
+    """log Σ exp over one axis, in nats; −∞ where every entry is −∞. It can be differentiated twice."""
     return cast(Tensor, _LogSumExp.apply(log_w, dim))
 
 
+@lower_bound("ELBO")
 def elbo(log_w: Tensor) -> Tensor:
-    """Evidence lower bound, averaged over S samples.
+    """Evidence lower bound, averaged over N samples.
 
-        ELBO(x) = E_q[log w] ≈ 1/S Σ_s log w_s  ≤  log p(x)
+        ELBO(x) = E_q[log w] ≈ 1/N Σ_n log w_n  ≤  log p(x)
 
     Args:
-        log_w: log importance weights ``(S, B)`` in nats.
+        log_w: log importance weights ``(N, *)`` in nats.
 
     Returns:
-        The bound ``(B,)`` in nats. S lowers its variance and leaves its expectation alone.
+        The bound ``(*)`` in nats. N lowers its variance and leaves its expectation alone.
 
     Raises:
-        ValueError: if ``log_w`` is not ``(S, B)`` with S ≥ 1.
+        ValueError: if ``log_w`` is not ``(N, *)`` with N ≥ 1.
 
     Reference:
         Kingma & Welling, Auto-Encoding Variational Bayes, 2014, eq. 2.
     """
-    _require_axes(log_w, "(S, B)", 2)
+    require_samples(log_w)
     return log_w.mean(0)
 
 
+@lower_bound("bound")
 def iw_elbo(log_w: Tensor) -> Tensor:
     """Importance-weighted bound with N samples.
 
         L_N(x) = E log 1/N Σ_n w_n ≈ logsumexp_n log w_n − log N  ≤  log p(x)
 
-    Its expectation rises with N and tends to log p(x).
+    Its expectation rises with N and tends to log p(x). N = 1 is the ELBO.
 
     Args:
-        log_w: log importance weights ``(N, B)`` in nats.
+        log_w: log importance weights ``(N, *)`` in nats.
 
     Returns:
-        The bound ``(B,)`` in nats.
+        The bound ``(*)`` in nats.
 
     Raises:
-        ValueError: if ``log_w`` is not ``(N, B)`` with N ≥ 1.
+        ValueError: if ``log_w`` is not ``(N, *)`` with N ≥ 1.
 
     Reference:
         Burda et al., Importance Weighted Autoencoders, 2016, eq. 8.
     """
-    _require_axes(log_w, "(N, B)", 2)
-    return log_sum_exp(log_w, 0) - math.log(log_w.shape[0])
+    require_samples(log_w)
+    return log_sum_exp(log_w, 0) - math.log(len(log_w))
 
 
-def nested_iw_elbo(log_w: Tensor) -> Tensor:
-    """Mean over J of the importance-weighted bound with N samples.
+def nested(bound: Bound, log_w: Tensor) -> Tensor:
+    """Mean over J of the bound of N samples.
 
-        L_{J,N}(x) = 1/J Σ_j ( logsumexp_n log w_{j,n} − log N )  ≤  log p(x)
+        F_{J,N}(x) = 1/J Σ_j F(log w_{j,1}, …, log w_{j,N})
 
-    The expectation is that of L_N whatever J is; J lowers the variance. N = 1 is the ELBO (under the prior
-    as proposal: the Jensen bound), J = 1 the importance-weighted bound. The mean over J is taken outside
-    the logarithm: inside it, the number would be L_{JN}.
+    Its expectation is that of the bound with N samples, whatever J is; J lowers the variance. The mean over J is taken
+    outside the logarithm: inside it, the number would be that of J·N samples.
 
     Args:
+        bound: ``(N, *) → (*)``.
         log_w: log importance weights ``(J, N, B)`` in nats.
 
     Returns:
-        The bound ``(B,)`` in nats.
+        The mean ``(B,)`` in nats.
 
     Raises:
         ValueError: if ``log_w`` is not ``(J, N, B)`` with J, N ≥ 1.
@@ -113,69 +176,9 @@ def nested_iw_elbo(log_w: Tensor) -> Tensor:
     Reference:
         Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018, eq. 9 (MIWAE).
     """
-    _require_axes(log_w, "(J, N, B)", 3)
-    return (log_sum_exp(log_w, 1) - math.log(log_w.shape[1])).mean(0)
-
-
-def require_order(alpha: float, argument: str = "alpha") -> None:
-    """Refuse an order that the Rényi bound divides by zero at, or that makes it no lower bound.
-
-    Raises:
-        ValueError: unless 0 ≤ α < 1.
-    """
-    if not 0 <= alpha < 1:
+    if log_w.ndim != 3 or 0 in log_w.shape[:-1]:
         raise ValueError(
-            f"{argument}: must be in [0, 1), got {alpha:g}; the limit α → 1 is the ELBO, which is one inner sample "
-            "with any α"
+            f"log_w: must have shape (J, N, B) with at least one sample, got {tuple(log_w.shape)}; "
+            "put the sample axes first and the examples last"
         )
-
-
-def renyi(log_w: Tensor, alpha: float) -> Tensor:
-    """Variational Rényi bound of order α with N samples.
-
-        L_{α,N}(x) = E 1/(1−α) log 1/N Σ_n w_n^{1−α}  ≤  log p(x),   0 ≤ α < 1
-
-    α = 0 is the importance-weighted bound, α → 1 the ELBO, and in between the expectation falls with α: one
-    N gives a ladder of bounds. As N grows it rises to log p(x) − D_α(q ‖ p(z|x)), and only for α = 0 to log p(x).
-
-    Args:
-        log_w: log importance weights ``(N, B)`` in nats.
-        alpha: order α.
-
-    Returns:
-        The bound ``(B,)`` in nats.
-
-    Raises:
-        ValueError: if ``log_w`` is not ``(N, B)`` with N ≥ 1, or α is outside [0, 1).
-
-    Reference:
-        Li & Turner, Rényi Divergence Variational Inference, 2016, eq. 10; theorem 2 for its place below log p(x).
-    """
-    _require_axes(log_w, "(N, B)", 2)
-    return nested_renyi(log_w.unsqueeze(0), alpha)
-
-
-def nested_renyi(log_w: Tensor, alpha: float) -> Tensor:
-    """Mean over J of the Rényi bound of order α with N samples.
-
-        L_{α,J,N}(x) = 1/J Σ_j 1/(1−α) ( logsumexp_n (1−α) log w_{j,n} − log N )  ≤  log p(x)
-
-    α = 0 is :func:`nested_iw_elbo`; N = 1 is the ELBO over J samples, whatever α is.
-
-    Args:
-        log_w: log importance weights ``(J, N, B)`` in nats.
-        alpha: order α.
-
-    Returns:
-        The bound ``(B,)`` in nats.
-
-    Raises:
-        ValueError: if ``log_w`` is not ``(J, N, B)`` with J, N ≥ 1, or α is outside [0, 1).
-
-    Reference:
-        Li & Turner, Rényi Divergence Variational Inference, 2016, eq. 10;
-        Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018, eq. 9 (the mean over J).
-    """
-    _require_axes(log_w, "(J, N, B)", 3)
-    require_order(alpha)
-    return nested_iw_elbo((1 - alpha) * log_w) / (1 - alpha)
+    return bound(log_w.transpose(0, 1)).mean(0)

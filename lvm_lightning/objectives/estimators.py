@@ -10,11 +10,11 @@ z_n = z(ε_n, φ), and a bound F(ℓ), every estimator here has the form
 |----------------------|---------------------|------------------------|-------------------------------------|
 | pathwise             | live                | ∂F_φ/∂ℓ_n              | every bound                         |
 | sticking the landing | held fixed          | ∂F_φ/∂ℓ_n              | the ELBO (one inner sample) alone   |
-| doubly reparam.      | held fixed          | ∂F_φ/∂ℓ_n − ∂²F_φ/∂ℓ_n²| every bound                         |
+| doubly reparam.      | held fixed          | ∂F_φ/∂ℓ_n − ∂²F_φ/∂ℓ_n²| every bound that has ∂²F            |
 
 Sticking-the-landing with more inner samples follows another objective's gradient (Finke & Thiery, On
 Importance-Weighted Autoencoders, 2019); the reported value is the bound all the same. θ and φ may climb different
-bounds, F_θ and F_φ, of the same samples.
+bounds, F_θ and F_φ, of the same samples. All derivatives of F are automatic: a new bound has every estimator.
 """
 
 import dataclasses
@@ -23,7 +23,8 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lvm_lightning.objectives.bounds import nested_renyi, require_order
+from lvm_lightning.objectives.bounds import Bound, iw_elbo, nested
+from lvm_lightning.objectives.cotangents import cotangents, doubly_reparameterised_cotangents
 
 Estimator = Literal["pathwise", "sticking_the_landing", "doubly_reparameterised"]
 DecoderBound = Literal["same", "pooled"]
@@ -34,11 +35,9 @@ class Reparameterised(Protocol):
 
     def rsample(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """ε ``(*S, B, K)`` → z ``(*S, B, K)`` and log q(z|x) ``(*S, B)``, both functions of φ."""
-        ...
 
     def stopped_log_prob(self, z: Tensor) -> Tensor:
         """log q(z|x) ``(*S, B)`` as a function of z alone: φ is held fixed."""
-        ...
 
 
 class Draw(NamedTuple):
@@ -55,24 +54,6 @@ class Draw(NamedTuple):
     log_q: Tensor
 
 
-def cotangents(log_w: Tensor, alpha: float) -> Tensor:
-    """∂F/∂ℓ for the nested Rényi bound: w^{1−α} normalised over the inner samples, over J; ``(J, N, B)``."""
-    return ((1 - alpha) * log_w).softmax(1) / log_w.shape[0]
-
-
-def doubly_reparameterised_cotangents(log_w: Tensor, alpha: float) -> Tensor:
-    """∂F/∂ℓ_n − ∂²F/∂ℓ_n² for the nested Rényi bound: v (α + (1−α) v) / J, ``(J, N, B)``, with v as above.
-
-    The score term that pathwise leaves in, −Σ_n g_n ∂log q/∂φ, is reparameterised once more: its expectation
-    is that of −Σ_n ∂g_n/∂ℓ_n ∂ℓ_n/∂z_n ∂z_n/∂φ. For α = 0 this leaves the squared normalised weights.
-
-    Reference:
-        Tucker et al., Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives, 2018, eq. 8.
-    """
-    v = ((1 - alpha) * log_w).softmax(1)
-    return v * (alpha + (1 - alpha) * v) / log_w.shape[0]
-
-
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """A bound and the estimator of its gradient.
@@ -80,14 +61,15 @@ class Objective:
     Attributes:
         outer_samples: J, the number of bounds that are averaged.
         inner_samples: N, the number of samples inside the logarithm.
-        alpha: order of the Rényi bound; 0 is the importance-weighted bound.
+        bound: F, the bound of N samples.
         estimator: ``pathwise``, ``sticking_the_landing`` or ``doubly_reparameterised``.
         decoder_bound: what the decoder climbs: the ``same`` bound as the encoder, or the bound of all J·N samples
             ``pooled`` in one logarithm (partially importance-weighted, PIWAE). Pooled, it is also the number
             that is reported.
 
     Raises:
-        ValueError: if there is no sample (J·N < 1), or α is outside [0, 1).
+        ValueError: if there is no sample (J·N < 1), if the bound says no kind, needs more samples or gives anything but
+            a number an example, or if the estimator is the doubly reparameterised one and F has no second derivative.
 
     Reference:
         Kingma & Welling 2014 (pathwise); Roeder et al., Sticking the Landing, 2017, eq. 7; Tucker et al. 2018, eq. 8;
@@ -96,15 +78,20 @@ class Objective:
 
     outer_samples: int = 1
     inner_samples: int = 1
-    alpha: float = 0.0
+    bound: Bound = iw_elbo
     estimator: Estimator = "pathwise"
     decoder_bound: DecoderBound = "same"
 
     def __post_init__(self) -> None:
         for name in ("outer_samples", "inner_samples"):
             if getattr(self, name) < 1:
-                raise ValueError(f"model.{name}: must be at least 1, got {getattr(self, name)}; a bound needs a sample")
-        require_order(self.alpha, "model.alpha")
+                raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}; a bound needs a sample")
+        if not (hasattr(self.bound, "kind") and hasattr(self.bound, "title")):
+            raise ValueError(
+                f"bound: must say its kind, got {self.bound!r}; "
+                "decorate it with @lower_bound(), @upper_bound() or @estimate()"
+            )
+        _require_meaning(self.bound, self.inner_samples, self.estimator)
 
     @property
     def _apart(self) -> bool:
@@ -119,9 +106,9 @@ class Objective:
         z = path.detach().requires_grad_() if self._apart and torch.is_grad_enabled() else path
         return Draw(z, path, log_q)
 
-    def bound(self, log_w: Tensor) -> Tensor:
+    def bound_of(self, log_w: Tensor) -> Tensor:
         """The bound that is reported, ``(J, N, B) → (B,)``, nats: the decoder's."""
-        return nested_renyi(self._decoders(log_w), self.alpha)
+        return nested(self.bound, self._decoders(log_w))
 
     def surrogate(self, draw: Draw, log_lik: Tensor, log_prior: Tensor, kl_weight: float = 1.0) -> Tensor:
         """What to raise: its value is the bound, its gradient the estimator's.
@@ -137,19 +124,46 @@ class Objective:
         """
         log_w = log_lik + kl_weight * (log_prior - draw.log_q)
         if not self._apart:
-            return self.bound(log_w)
+            return self.bound_of(log_w)
         fixed = log_w.detach()
-        decoders = cotangents(self._decoders(fixed), self.alpha).view_as(fixed)
+        decoders = cotangents(self.bound, self._decoders(fixed)).view_as(fixed)
         doubly = self.estimator == "doubly_reparameterised"
-        encoders = (doubly_reparameterised_cotangents if doubly else cotangents)(fixed, self.alpha)
+        encoders = (doubly_reparameterised_cotangents if doubly else cotangents)(self.bound, fixed)
         log_p = log_lik + kl_weight * log_prior
         (to_z,) = torch.autograd.grad(log_p, draw.z, encoders, retain_graph=True)
         theta = (decoders * log_p).sum((0, 1))
         phi = (to_z * draw.path).sum((0, 1, -1)) - kl_weight * (encoders * draw.log_q).sum((0, 1))
-        return _with_gradient_of(theta + phi, value=self.bound(fixed))
+        return _with_gradient_of(theta + phi, value=self.bound_of(fixed))
 
     def _decoders(self, log_w: Tensor) -> Tensor:
         return log_w.flatten(0, 1).unsqueeze(0) if self.decoder_bound == "pooled" else log_w
+
+
+def _require_meaning(bound: Bound, samples: int, estimator: Estimator) -> None:
+    """Try the bound on a few numbers, the same whenever it is asked."""
+    log_w = torch.linspace(-1, 1, 2 * min(samples, 8), dtype=torch.float64).view(1, -1, 2)
+    try:
+        value = bound(log_w[0])
+    except ValueError as error:
+        raise ValueError(f"inner_samples: {str(error).removeprefix('log_w: ')}") from error
+    if value.shape != (2,):
+        raise ValueError(f"bound: must give one number an example, (N, B) → (B,), got {tuple(value.shape)} of (N, 2)")
+    if estimator == "doubly_reparameterised" and not _has_second_derivative(bound, log_w):
+        raise ValueError(
+            f"estimator: doubly_reparameterised needs a bound with a second derivative, got the {bound.title}; "
+            "set it to pathwise"
+        )
+
+
+@torch.enable_grad()
+def _has_second_derivative(bound: Bound, log_w: Tensor) -> bool:
+    """Whether autograd finds one; that of a maximum is 0 although its gradient jumps."""
+    try:
+        doubly = doubly_reparameterised_cotangents(bound, log_w)
+    except RuntimeError:
+        return False
+    first = cotangents(bound, log_w)
+    return not torch.equal(doubly, first) or torch.equal(first, cotangents(bound, log_w.flip(1)))
 
 
 def _with_gradient_of(carrier: Tensor, *, value: Tensor) -> Tensor:

@@ -2,20 +2,17 @@
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lvm_lightning.evaluation.quantity import decimals
+from lvm_lightning.evaluation.quantity import aligned, with_error
+from lvm_lightning.studies.base import FreeStudy
+from lvm_lightning.support.errors import UserError
 
 ABOUT = ("source", "binarisation", "seed", "threshold", "dequantise", "pixel_range", "digest")
 """What must agree between runs for their numbers to be about the same images."""
-
-
-class ComparisonError(ValueError):
-    """Runs that cannot be compared."""
 
 
 class Run:
@@ -25,7 +22,7 @@ class Run:
         path: the run's folder.
 
     Raises:
-        ComparisonError: if there is no readable ``evaluation.json`` in it.
+        UserError: if there is no readable ``evaluation.json`` in it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,9 +36,9 @@ class Run:
             }
             self.data: dict[str, Any] = content["provenance"]["data"]
         except FileNotFoundError:
-            raise ComparisonError(f"RUN: no evaluation in {path}; run 'lvm-lightning test' on it first") from None
+            raise UserError(f"RUN: no evaluation in {path}; run 'lvm-lightning test' on it first") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ComparisonError(f"RUN: {file} is not a readable evaluation ({type(error).__name__})") from error
+            raise UserError(f"RUN: {file} is not a readable evaluation ({type(error).__name__})") from error
 
     def per_example(self, name: str) -> "np.ndarray[Any, np.dtype[np.float64]] | None":
         """Each image's value of a quantity, where ``test`` has kept them."""
@@ -52,38 +49,61 @@ class Run:
             return np.asarray(arrays[name], dtype=np.float64) if name in arrays else None
 
 
-def compare(paths: Sequence[Path]) -> str:
-    """One table: a row for each quantity, a column for each run, and differences from the first.
+class Compare(FreeStudy):
+    """Put the tests of two runs or more side by side, in one table.
 
-    A difference has a paired standard error where both runs kept each image's value: most of the spread over images is
-    common to both, and cancels.
+    A row for each quantity, a column for each run, and differences from the first. A difference has a paired standard
+    error where both runs kept each image's value (--evaluation.save_per_example true): most of the spread over images
+    is common to both, and cancels.
+
+    Args:
+        run: folders of the runs.
+    """
+
+    def __init__(self, *run: Path) -> None:
+        self.folders = [Path(folder) for folder in run]
+
+    def run(self) -> str:
+        """The table.
+
+        Raises:
+            UserError: if there are fewer than two runs, one has no evaluation, one does not say what its data are, or
+                they are about different data.
+        """
+        if len(self.folders) < 2:
+            raise UserError(f"RUN: must be at least two run folders, got {len(self.folders)}")
+        runs = [Run(folder) for folder in self.folders]
+        for run in runs:
+            require_same_data(runs[0], run)
+        rows = [["quantity", *(str(run.path) for run in runs), *(f"{run.path} − {runs[0].path}" for run in runs[1:])]]
+        for name in dict.fromkeys(name for run in runs for name in run.quantities):
+            differences = [_difference(runs[0], run, name) for run in runs[1:]]
+            rows.append([name, *(_cell(run, name) for run in runs), *differences])
+        return aligned(rows)
+
+
+def require_same_data(first: Run, other: Run) -> None:
+    """Refuse runs whose numbers are about different images, or about images that nobody can name.
 
     Raises:
-        ComparisonError: if there are fewer than two runs, one has no evaluation, or they are about different data.
+        UserError: naming the run, or both.
     """
-    if len(paths) < 2:
-        raise ComparisonError(f"RUN: must be at least two run folders, got {len(paths)}")
-    runs = [Run(path) for path in paths]
-    for run in runs[1:]:
-        for key in ABOUT:
-            if run.data.get(key) != runs[0].data.get(key):
-                one, other = (f"{key} {r.data.get(key)!r} in {r.path}" for r in (runs[0], run))
-                raise ComparisonError(
-                    f"RUN: the runs must be about the same data, got {one} and {other}; test both on one data set"
-                )
-    names = list(dict.fromkeys(name for run in runs for name in run.quantities))
-    rows = [["quantity", *(str(run.path) for run in runs), *(f"{run.path} − {runs[0].path}" for run in runs[1:])]]
-    for name in names:
-        rows.append([name, *(_cell(run, name) for run in runs), *(_difference(runs[0], run, name) for run in runs[1:])])
-    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("─" * width for width in widths))
-    return "\n".join(lines)
+    if not other.data.get("digest"):
+        raise UserError(
+            f"RUN: the data of a run must say what they are, got none in {other.path}; test it with a data module that "
+            "has a description() with a digest"
+        )
+    for key in ABOUT:
+        if other.data.get(key) != first.data.get(key):
+            one, two = (f"{key} {run.data.get(key)!r} in {run.path}" for run in (first, other))
+            raise UserError(
+                f"RUN: the runs must be about the same data, got {one} and {two}; test both on one data set"
+            )
 
 
 def _cell(run: Run, name: str) -> str:
     q = run.quantities.get(name)
-    return "—" if q is None else f"{q['value']:.{decimals(q['stderr'])}f} ± {q['stderr']:.{decimals(q['stderr'])}f}"
+    return "—" if q is None else with_error(q["value"], q["stderr"])
 
 
 def _difference(first: Run, other: Run, name: str) -> str:
@@ -93,7 +113,6 @@ def _difference(first: Run, other: Run, name: str) -> str:
     a, b = first.per_example(name), other.per_example(name)
     if a is not None and b is not None and a.shape == b.shape and len(a) > 1:
         stderr = float((b - a).std(ddof=1)) / math.sqrt(len(a))
-        return f"{float((b - a).mean()):+.{decimals(stderr)}f} ± {stderr:.{decimals(stderr)}f} paired"
+        return f"{with_error(float((b - a).mean()), stderr, '+')} paired"
     p, q = first.quantities[name], other.quantities[name]
-    stderr = math.hypot(p["stderr"], q["stderr"])
-    return f"{q['value'] - p['value']:+.{decimals(stderr)}f} ± {stderr:.{decimals(stderr)}f} unpaired"
+    return f"{with_error(q['value'] - p['value'], math.hypot(p['stderr'], q['stderr']), '+')} unpaired"

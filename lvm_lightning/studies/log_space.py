@@ -10,6 +10,8 @@ from lvm_lightning.densities.likelihoods import Bernoulli
 from lvm_lightning.figures import log_space_figure, render, save_png
 from lvm_lightning.networks import MLP
 from lvm_lightning.objectives.bounds import iw_elbo
+from lvm_lightning.studies.base import FreeStudy
+from lvm_lightning.support.argtypes import NonNegativeInt, PositiveInt
 from lvm_lightning.support.randomness import generator_for
 
 LATENT, PIXELS, SIDE = 2, 784, 28
@@ -34,34 +36,41 @@ def estimates(logits: Tensor, x: Tensor) -> Estimates:
     return Estimates(naive, iw_elbo(log_pixel.cumsum(-1)))
 
 
-def write_log_space(folder: Path, samples: int = 128, seed: int = 0) -> tuple[str, Path]:
-    """Draw 10 images from an untrained 2-128-128-784 decoder, and estimate the probability of the first both ways.
+class LogSpace(FreeStudy):
+    """See an estimate of p(x) underflow, and its log-space twin beside it.
+
+    Draws 10 images from an untrained 2-128-128-784 decoder, and estimates the probability of the first both ways.
+    Writes ``log_space.png``.
 
     Args:
-        folder: where ``log_space.png`` goes.
+        output: folder of the figure.
         samples: number S of draws from the prior.
         seed: seed of the weights and of the draws.
-
-    Returns:
-        What was found, in words, and the figure's path.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        decoder, likelihood = MLP(LATENT, PIXELS, hidden=(128, 128), activation="ELU"), Bernoulli()
-    generator = generator_for(seed, "figures", 0)
-    with torch.no_grad():
-        images = likelihood.sample(decoder(torch.randn(10, LATENT, generator=generator)), generator)
-        found = estimates(decoder(torch.randn(samples, LATENT, generator=generator)), images[0])
+
+    def __init__(
+        self, output: Path = Path("runs/why_log_space"), samples: PositiveInt = 128, seed: NonNegativeInt = 0
+    ) -> None:
+        self.output, self.samples, self.seed = Path(output), samples, seed
+
+    def run(self) -> str:
+        """Draw, estimate, and tell what was found."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            decoder, likelihood = MLP(LATENT, PIXELS, hidden=(128, 128), activation="ELU"), Bernoulli()
+        generator = generator_for(self.seed, "figures", 0)
+        with torch.no_grad():
+            images = likelihood.sample(decoder(torch.randn(10, LATENT, generator=generator)), generator)
+            found = estimates(decoder(torch.randn(self.samples, LATENT, generator=generator)), images[0])
+        path = self.output / "log_space.png"
+        figure = log_space_figure(images.view(-1, SIDE, SIDE), found.naive.log().numpy(), found.log_space.numpy())
+        save_png(render(figure), path)
+        return f"{_account(found, self.samples)}\nwritten to {path}"
+
+
+def _account(found: Estimates, samples: int) -> str:
     zero = found.naive == 0
     first_zero = int(zero.int().argmax()) + 1 if bool(zero.any()) else None
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "log_space.png"
-    figure = log_space_figure(images.view(-1, SIDE, SIDE), found.naive.log().numpy(), found.log_space.numpy())
-    save_png(render(figure), path)
-    return _account(found, samples, first_zero), path
-
-
-def _account(found: Estimates, samples: int, first_zero: int | None) -> str:
     power, logarithm = torch.tensor(0.8).pow(PIXELS), PIXELS * torch.tensor(0.8).log()
     return (
         f"0.8^{PIXELS} in float32: {float(power):g}; {PIXELS} log 0.8 = {float(logarithm):.2f} nats\n"

@@ -1,77 +1,70 @@
 """The importance-weighted bound of a trained model over its number of samples, as files."""
 
 import dataclasses
-from pathlib import Path
 
-import lightning.pytorch as pl
 import torch
+from torch import Tensor
 
-from lvm_lightning.data.loader import Batch
-from lvm_lightning.data.selection import rows_of
-from lvm_lightning.evaluation.quantity import Quantity
-from lvm_lightning.evaluation.report import Provenance, write_json
-from lvm_lightning.evaluation.rise import Tightness, measure, rise
+from lvm_lightning.evaluation import LOG_P, Quantity
+from lvm_lightning.evaluation.report import write_json
+from lvm_lightning.evaluation.rise import Tightness as Row
+from lvm_lightning.evaluation.rise import measure, rise
 from lvm_lightning.figures import render, save_png, tightness_curve
-from lvm_lightning.modules.base import LatentVariableModule
+from lvm_lightning.studies.base import Study, Subject
+from lvm_lightning.support.argtypes import PositiveInt
 from lvm_lightning.support.randomness import generator_for
 
 WEIGHTS, BATCH, BATCHES = 2**26, 50, 20
 """Weights that are held at a time; images whose weights are drawn together, or more where there are 20 such batches."""
 
 
-def write_tightness(
-    model: LatentVariableModule,
-    data: pl.LightningDataModule,
-    provenance: Provenance,
-    folder: Path,
-    *,
-    largest: int,
-    images: int,
-    seed: int,
-) -> tuple[str, tuple[Path, Path]]:
-    """L_N for N = 1, 2, 4, … ≤ ``largest`` on evenly spaced test images, exact log p(x) where possible, the prediction.
+class Tightness(Study):
+    """Draw the importance-weighted bound over its number of samples: a figure, a table and a JSON file.
 
+    L_N for N = 1, 2, 4, … on evenly spaced test images, exact log p(x) where possible, and the prediction of the gap.
     Writes ``tightness.png`` and ``tightness.json``.
 
-    Returns:
-        A table, and the two paths.
+    Args:
+        largest: largest number of samples N.
+        images: test images to average over, evenly spaced; repeats of the estimate where there is one data set.
     """
-    x = rows_of(data, "test", images).to(model.device)
-    generator = generator_for(seed, "tightness", 0)
-    with torch.inference_mode():
-        exact = model.log_marginal(x)
-        log_p = None if exact is None else exact.cpu()
-        parts = []
-        together = min(WEIGHTS // largest, max(BATCH, len(x) // BATCHES))
-        for rows_together in torch.arange(len(x)).split(max(1, together)):
-            log_w = model.draw_log_weights(Batch.whole(x[rows_together]), largest, generator).cpu()
-            parts.append(measure(log_w, None if log_p is None else log_p[rows_together]))
-    rows = rise(parts, log_p)
-    truth = None if log_p is None else Quantity.mean_of("log p(x)", log_p, kind="exact", split="test", samples=0)
-    figure = tightness_curve(
-        [row.samples for row in rows],
-        [row.bound for row in rows],
-        [row.stderr for row in rows],
-        [row.predicted_gap for row in rows],
-        truth.value if truth else None,
-        f"Importance-weighted bound, {len(x):,} examples",
-        None if log_p is None else [row.gap or 0.0 for row in rows],
-        None if log_p is None else [row.gap_stderr or 0.0 for row in rows],
-    )
-    picture, numbers = folder / "tightness.png", folder / "tightness.json"
-    save_png(render(figure), picture)
-    content = {
-        "unit": model.unit,
-        "examples": len(x),
-        "log_p": dataclasses.asdict(truth) if truth else None,
-        "rows": [dataclasses.asdict(row) for row in rows],
-        "provenance": dataclasses.asdict(provenance),
-    }
-    write_json(numbers, content)
-    return table(rows, truth, model.unit), (picture, numbers)
+
+    def __init__(self, largest: PositiveInt = 4096, images: PositiveInt = 500) -> None:
+        self.largest, self.images = largest, images
+
+    def run(self, subject: Subject) -> str:
+        """Measure and draw it."""
+        x = subject.rows("test", self.images)
+        log_p = subject.log_marginal(x)
+        log_p = None if log_p is None else log_p.cpu()
+        rows = self._rows(subject, x, log_p)
+        truth = None if log_p is None else subject.quantity("log p(x)", log_p, "exact", 0)
+        listed = [dataclasses.asdict(row) for row in rows]
+        known = {name: [row[name] for row in listed] for name, first in listed[0].items() if first is not None}
+        title = f"Importance-weighted bound, {len(x):,} examples"
+        figure = tightness_curve(**known, log_p=truth.value if truth else None, title=title)
+        picture, numbers = subject.folder / "tightness.png", subject.folder / "tightness.json"
+        save_png(render(figure), picture)
+        content = {
+            "unit": subject.module.units[LOG_P],
+            "examples": len(x),
+            "log_p": dataclasses.asdict(truth) if truth else None,
+            "rows": listed,
+            "provenance": dataclasses.asdict(subject.provenance),
+        }
+        write_json(numbers, content)
+        return f"{table(rows, truth, subject.module.units[LOG_P])}\n\nwritten to {picture} and {numbers}"
+
+    def _rows(self, subject: Subject, x: Tensor, log_p: Tensor | None) -> list[Row]:
+        generator, parts = generator_for(subject.seed, "tightness", 0), []
+        together = min(WEIGHTS // self.largest, max(BATCH, len(x) // BATCHES))
+        for numbers in torch.arange(len(x)).split(max(1, together)):
+            log_w = subject.log_weights(x[numbers], self.largest, generator).cpu()
+            parts.append(measure(log_w, None if log_p is None else log_p[numbers]))
+        return rise(parts, log_p)
 
 
-def table(rows: list[Tightness], truth: Quantity | None, unit: str) -> str:
+def table(rows: list[Row], truth: Quantity | None, unit: str) -> str:
     """A line for each N."""
     lines = [f"{'N':>9}  {'L_N ± standard error':>24}  {'log p(x) − L_N':>22}  {'Var[w]/(2 N p²)':>16}   {unit}"]
     for r in rows:

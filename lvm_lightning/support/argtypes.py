@@ -5,7 +5,10 @@ the value: a number of a restricted type could be written neither to a config, o
 an argument of its own that is less strict, nor to a checkpoint that is read without running code.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+RULES: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+"""What a type allows, in words."""
 
 if TYPE_CHECKING:
     PositiveInt = int
@@ -36,23 +39,15 @@ else:
         """The value as a plain number, once it is one that the type allows."""
         return (int if issubclass(kind, int) else float)(kind(value))
 
-    for _kind in (
-        PositiveInt,
-        NonNegativeInt,
-        Repeats,
-        OrUnlimited,
-        ClosedUnitInterval,
-        PositiveFloat,
-        NonNegativeFloat,
-    ):
+    _RESTRICTED = {
+        PositiveInt: "a whole number above 0",
+        NonNegativeInt: "a whole number from 0 on",
+        Repeats: "0 or a whole number from 2 on",
+        OrUnlimited: "-1 or a whole number from 0 on",
+        ClosedUnitInterval: "a number from 0 to 1",
+        PositiveFloat: "a number above 0",
+        NonNegativeFloat: "a number from 0 on",
+    }
+    RULES |= _RESTRICTED
+    for _kind in _RESTRICTED:
         register_type(_kind, serializer=partial(_plain, _kind), deserializer=partial(_plain, _kind))
-
-__all__ = [
-    "ClosedUnitInterval",
-    "NonNegativeFloat",
-    "NonNegativeInt",
-    "OrUnlimited",
-    "PositiveFloat",
-    "PositiveInt",
-    "Repeats",
-]

@@ -4,6 +4,7 @@ On a processor, tensors that outgrow its cache cost more than the arithmetic on 
 also mapped and unmapped at each step; on any device, they set the largest number of samples that fits.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -38,7 +39,8 @@ def mean_in_portions(
         objective: tensors with b rows → what to raise and what to report, ``(b,)`` each. It may depend, besides its
             arguments, on ``parameters``, and on nothing else that needs a gradient.
         tensors: each ``(*, B, D)``: the batch is the axis before the last.
-        parameters: leaves that ``objective`` depends on.
+        parameters: leaves that ``objective`` may depend on; give all of the model. One that it does not reach gets no
+            gradient and costs nothing.
         points: latent points that an example takes.
 
     Returns:
@@ -53,12 +55,13 @@ def mean_in_portions(
     return cast(tuple[Tensor, Tensor], _MeanInPortions.apply(objective, rows, len(tensors), *tensors, *wanted))
 
 
-def in_blocks(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+def in_blocks(function: Callable[[Tensor], Tensor], z: Tensor, weight: int = 1) -> Tensor:
     """A function of latent points, its activations computed again in the backward pass where they are many.
 
     Args:
         function: z ``(s, *, K)`` → ``(s, *)``, each sample by itself.
         z: ``(S, *, K)``.
+        weight: how many points one of them counts for.
 
     Returns:
         ``(S, *)``, the same numbers as ``function(z)``.
@@ -67,7 +70,7 @@ def in_blocks(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
         Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016.
     """
     block = BLOCK.get(z.device.type, LARGE)
-    each = z[0].numel() // z.shape[-1]
+    each = weight * math.prod(z.shape[1:-1])
     if len(z) * each <= block or not torch.is_grad_enabled():
         return function(z)
     blocks = z.split(max(1, block // each))
@@ -84,7 +87,7 @@ class _MeanInPortions(torch.autograd.Function):
         batch, device = tensors[0].shape[-2], tensors[0].device.type
         raised, reported = [], []
         of_rows: list[tuple[Tensor, ...]] = []
-        of_parameters = [torch.zeros_like(p) for p in parameters]
+        of_parameters: list[Tensor | None] = [None] * len(parameters)
         for parts in zip(*(t.split(rows, dim=-2) for t in tensors), strict=True):
             with torch.enable_grad():
                 leaves = [part.detach().requires_grad_(need) for part, need in zip(parts, needed, strict=True)]
@@ -92,9 +95,10 @@ class _MeanInPortions(torch.autograd.Function):
                 mean = values.sum() / batch
             wanted = [leaf for leaf in leaves if leaf.requires_grad]
             with torch.autocast(device, enabled=False):
-                found = torch.autograd.grad(mean, [*wanted, *parameters], materialize_grads=True)
-            of_rows.append(found[: len(wanted)])
-            torch._foreach_add_(of_parameters, found[len(wanted) :])
+                found = torch.autograd.grad(mean, [*wanted, *parameters], allow_unused=True)
+            pairs = zip(wanted, found, strict=False)  # the parameters' gradients come behind
+            of_rows.append(tuple(torch.zeros_like(leaf) if g is None else g for leaf, g in pairs))
+            _add(of_parameters, found[len(wanted) :])
             raised.append(values.detach())
             reported.append(numbers.detach())
         of_tensors = iter([torch.cat(gradients, dim=-2) for gradients in zip(*of_rows, strict=True)])
@@ -108,3 +112,10 @@ class _MeanInPortions(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         scaled = [None if gradient is None else gradient * cotangent for gradient in ctx.gradients]
         return (None, None, None, *scaled)
+
+
+def _add(totals: list[Tensor | None], found: Sequence[Tensor | None]) -> None:
+    """Add up in place. What is found may be shared, so that the first is copied."""
+    for i, (total, new) in enumerate(zip(totals, found, strict=True)):
+        if new is not None:
+            totals[i] = new.clone() if total is None else total.add_(new)

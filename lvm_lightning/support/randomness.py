@@ -1,28 +1,38 @@
 """Seeds as a function of what they are for, so that noise does not depend on what was drawn before it."""
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 
-Purpose = Literal[
-    "train",
-    "val",
-    "test",
-    "predict",
-    "figures",
-    "sample",
-    "tightness",
-    "annealing",
-    "simulation",
-    "diagnosis",
-    "pilots",
-    "fitted",
-]
+Stage = Literal["train", "val", "test", "predict", "figures", "sample"]
+Purpose = Literal[Stage, "tightness", "annealing", "simulation", "diagnosis", "pilots", "fitted", "evaluator"]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 
-def generator_for(seed: int, purpose: Purpose, step: int) -> torch.Generator:
-    """CPU generator that is a function of (seed, purpose, step) alone."""
-    words = np.random.SeedSequence([seed, PURPOSES.index(purpose), step]).generate_state(1, np.uint64)
+def generator_for(seed: int | None, purpose: Purpose, step: int) -> torch.Generator:
+    """CPU generator that is a function of (seed, purpose, step) alone; without a seed, of the run's."""
+    run = torch.initial_seed() if seed is None else seed
+    words = np.random.SeedSequence([run, PURPOSES.index(purpose), step]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(words[0]) >> 1)  # manual_seed takes signed 64-bit numbers
+
+
+class Rows(NamedTuple):
+    """Which rows of a batch that several processes share are here.
+
+    Attributes:
+        start: number of the first one.
+        total: rows of the whole batch.
+    """
+
+    start: int
+    total: int
+
+
+def normal_noise(
+    seed: int | None, purpose: Purpose, step: int, shape: tuple[int, int, int], rows: Rows
+) -> torch.Tensor:
+    """ε ~ N(0, I) for some rows of a shared batch, ``(S, b, K)``, the same however many processes share it."""
+    S, b, K = shape
+    noise = torch.randn(S, rows.total, K, generator=generator_for(seed, purpose, step))
+    return noise[:, rows.start : rows.start + b]

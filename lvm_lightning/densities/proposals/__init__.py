@@ -1,8 +1,5 @@
 """Proposals q(z|x): an encoder's output becomes a distribution."""
 
-from lvm_lightning.densities.proposals.base import Posterior, Proposal
-from lvm_lightning.densities.proposals.exponential import Exponential
+from lvm_lightning.densities.proposals.base import NoiseProposal, Posterior, Proposal
 from lvm_lightning.densities.proposals.flow import InverseAutoregressiveFlow
 from lvm_lightning.densities.proposals.gaussian import DiagonalGaussian, GaussianPosterior
-
-__all__ = ["DiagonalGaussian", "Exponential", "GaussianPosterior", "InverseAutoregressiveFlow", "Posterior", "Proposal"]

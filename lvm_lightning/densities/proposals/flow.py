@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from zuko.flows import MaskedAutoregressiveTransform
-from zuko.lazy import LazyComposedTransform
-from zuko.transforms import ComposedTransform
+from zuko.flows import MAF
 
-from lvm_lightning.densities.proposals.base import Posterior, Proposal
+from lvm_lightning.densities.likelihoods.base import float32_or_better
+from lvm_lightning.densities.proposals.base import NoiseProposal, Posterior
 from lvm_lightning.densities.proposals.gaussian import DiagonalGaussian, GaussianPosterior, Scale
 from lvm_lightning.support.argtypes import PositiveInt
 
@@ -27,22 +25,19 @@ class Flow(nn.Module):
 
     def __init__(self, dim: int, context: int, depth: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        order = torch.arange(dim)
-        orders = [order if i % 2 == 0 else order.flip(0) for i in range(depth)]
-        options = {"context": context, "hidden_features": tuple(hidden)}
-        self.maps = LazyComposedTransform(*[MaskedAutoregressiveTransform(dim, order=o, **options) for o in orders])
+        self.maps = MAF(dim, context, depth, hidden_features=tuple(hidden)).transform
 
     def forward(self, z: Tensor, context: Tensor, invert: bool = False) -> tuple[Tensor, Tensor]:
         """T(z; c) or its inverse, ``(*S, B, K)``, and log |det| of its Jacobian, ``(*S, B)``; c is ``(B, C)``.
 
         Forwards all dimensions at once; inverted one after the other, K passes a map.
         """
-        transform = cast(ComposedTransform, self.maps(context))
+        transform = self.maps(context)
         out: tuple[Tensor, Tensor] = (transform.inv if invert else transform).call_and_ladj(z)
         return out
 
 
-class FlowProposal(Proposal):
+class FlowProposal(NoiseProposal):
     """q(z|x) of z = T(z₀; c), z₀ ~ N(μ, diag σ²).
 
         log q(z|x) = log N(z₀; μ, diag σ²) − log |det ∂T/∂z₀|
@@ -51,31 +46,44 @@ class FlowProposal(Proposal):
         base: the distribution of z₀.
         flow: T.
         context: c, ``(B, C)``.
+        parameters: values of the flow's parameters by name; its own let their gradient flow.
     """
 
-    def __init__(self, base: DiagonalGaussian, flow: Flow, context: Tensor) -> None:
-        self.base, self.flow, self.context = base, flow, context
+    def __init__(self, base: DiagonalGaussian, flow: Flow, context: Tensor, parameters: dict[str, Tensor]) -> None:
+        self.base, self.flow, self.context, self.parameters = base, flow, context, parameters
+
+    @property
+    def like(self) -> Tensor:
+        """As the base's."""
+        return self.base.like
 
     @property
     def location(self) -> Tensor:
         """T(μ; c): a point of high density, not the mean."""
-        return cast(Tensor, self.flow(self.base.mean, self.context)[0])
+        return self._map(self.base.mean)[0]
 
     def rsample(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """z = T(μ + σ ε; c), in one pass a map."""
         z0, log_q0 = self.base.rsample(noise)
-        z, log_jacobian = self.flow(z0, self.context)
+        z, log_jacobian = self._map(z0)
         return z, log_q0 - log_jacobian
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z|x); K passes a map, as T has to be inverted."""
+        z0, log_jacobian = self._map(z, invert=True)
+        return self.base.log_prob(z0) + log_jacobian
+
+    def detached(self) -> "FlowProposal":
+        """With the encoder and the flow held fixed."""
+        fixed = {name: parameter.detach() for name, parameter in self.parameters.items()}
+        return FlowProposal(self.base.detached(), self.flow, self.context.detach(), fixed)
 
     def widened(self, factor: float) -> "FlowProposal":
         """The flow of a wider base."""
-        return FlowProposal(self.base.widened(factor), self.flow, self.context)
+        return FlowProposal(self.base.widened(factor), self.flow, self.context, self.parameters)
 
-    def stopped_log_prob(self, z: Tensor) -> Tensor:
-        """log q(z|x) with the encoder and the flow held fixed; K passes a map, as T has to be inverted."""
-        fixed = {name: parameter.detach() for name, parameter in self.flow.named_parameters()}
-        z0, log_jacobian = functional_call(self.flow, fixed, (z, self.context.detach(), True))
-        return cast(Tensor, self.base.stopped_log_prob(z0) + log_jacobian)
+    def _map(self, z: Tensor, invert: bool = False) -> tuple[Tensor, Tensor]:
+        return cast(tuple[Tensor, Tensor], functional_call(self.flow, self.parameters, (z, self.context, invert)))
 
 
 class InverseAutoregressiveFlow(Posterior):
@@ -110,5 +118,5 @@ class InverseAutoregressiveFlow(Posterior):
 
     def forward(self, h: Tensor) -> FlowProposal:
         """Features ``(B, 2K + C)`` → the proposal."""
-        h = h.to(torch.promote_types(h.dtype, torch.float32))
-        return FlowProposal(self.base(h[:, : self.base.features]), self.flow, h[:, self.base.features :])
+        base, context = float32_or_better(h).tensor_split([self.base.features], dim=-1)
+        return FlowProposal(self.base(base), self.flow, context, dict(self.flow.named_parameters()))

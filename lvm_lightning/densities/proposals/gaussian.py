@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lvm_lightning.densities.proposals.base import Posterior, Proposal
+from lvm_lightning.densities.proposals.base import NoiseProposal, Posterior
 
 Scale = Literal["exp", "softplus"]
 
 
-class DiagonalGaussian(Proposal):
+class DiagonalGaussian(NoiseProposal):
     """q(z|x) = Π_k N(z_k; μ_k, σ_k²).
 
     With ε = (z − μ)/σ the latent axis is summed, and nothing else:
@@ -36,10 +36,24 @@ class DiagonalGaussian(Proposal):
         """z = μ + σ ε and log q(z|x) as a function of ε, which is exact where σ is small."""
         return self.mean + self.log_sigma.exp() * noise, _log_density(noise, self.log_sigma)
 
-    def stopped_log_prob(self, z: Tensor) -> Tensor:
-        """log q(z|x) with μ and σ held fixed."""
-        log_sigma = self.log_sigma.detach()
-        return _log_density((z - self.mean.detach()) * (-log_sigma).exp(), log_sigma)
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z|x), from ε = (z − μ)/σ; points shared by the batch take one matrix product over all pairs."""
+        if z.shape[-2] < len(self.mean):
+            return self._log_prob_of_pairs(z.squeeze(-2))
+        return _log_density((z - self.mean) * (-self.log_sigma).exp(), self.log_sigma)
+
+    def _log_prob_of_pairs(self, z: Tensor) -> Tensor:
+        """``(*S, K) → (*S, B)``, in float64: the terms of Σ_k (z_k − μ_k)²/σ_k² cancel where σ is small."""
+        mean, precision, exact = self.mean.double(), (-2 * self.log_sigma.double()).exp(), z.double()
+        squares = (
+            exact.square() @ precision.mT - 2 * exact @ (mean * precision).mT + (mean.square() * precision).sum(-1)
+        )
+        constant = self.log_sigma.double().sum(-1) + 0.5 * z.shape[-1] * math.log(2 * math.pi)
+        return (-0.5 * squares - constant).to(self.mean.dtype)
+
+    def detached(self) -> "DiagonalGaussian":
+        """With μ and σ held fixed."""
+        return DiagonalGaussian(self.mean.detach(), self.log_sigma.detach())
 
     def widened(self, factor: float) -> "DiagonalGaussian":
         """N(μ, c² σ²)."""

@@ -1,0 +1,110 @@
+"""The evaluators of every model with an encoder: the trained bound, importance sampling, posterior means."""
+
+from collections.abc import Iterator, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from lvm_lightning.evaluation import NATS, Evaluator, Given, Measured
+from lvm_lightning.evaluation.diagnostics import active_units
+from lvm_lightning.evaluation.importance import ImportanceWeighted
+from lvm_lightning.objectives import Objective, elbo
+
+EXACT = "log p(x) by quadrature"
+"""Where log p(x) is known exactly, its name."""
+KL = "KL(q(z|x) ‖ p(z))"
+POSTERIOR_MEAN = "E_q[z]"
+MEAN_SAMPLES = 1024
+"""Samples for the mean of a q(z|x) that has none in closed form: their noise is a tenth of what makes a unit active."""
+
+
+class TrainedBound(Evaluator):
+    """The bound that was trained, with new samples.
+
+    Args:
+        objective: the bound, J and N.
+        note: what else its name says, such as ``i.i.d.``.
+        rows: how many examples it takes at a time.
+    """
+
+    purpose = "test"
+
+    def __init__(self, objective: Objective, note: str = "", rows: int | None = Evaluator.rows) -> None:
+        self.objective, self.note, self.rows = objective, note, rows
+
+    @property
+    def name(self) -> str:
+        """Title, J and N; pooled, all samples are inside one logarithm."""
+        objective = self.objective
+        J, N = objective.outer_samples, objective.inner_samples
+        axes = f"J=1, N={J * N}" if objective.decoder_bound == "pooled" else f"J={J}, N={N}"
+        return f"{objective.bound.title} ({axes}{self.note and ', '}{self.note})"
+
+    def measure(self, given: Given) -> Iterator[Measured]:
+        """One measurement."""
+        J, N = self.objective.outer_samples, self.objective.inner_samples
+        log_w = given.terms(J * N).log_w.view(J, N, -1)
+        yield Measured(self.name, self.objective.bound_of(log_w), self.objective.bound.kind, J * N)
+
+
+class ImportanceSampling(ImportanceWeighted):
+    """ELBO, its two parts, and the importance-weighted bound L_S with how far its weights can be believed.
+
+    Args:
+        samples: S.
+        widen: what L_S multiplies the standard deviations of q(z|x) by: a wider proposal has lighter weights where q is
+            too narrow.
+    """
+
+    purpose = "test"
+
+    cure = "raise evaluation.samples, widen the proposal with evaluation.widen, or use 'lvm-lightning anneal'"
+
+    def __init__(self, samples: int, widen: float = 1.0) -> None:
+        super().__init__(samples)
+        self.widen = widen
+
+    def measure(self, given: Given) -> Iterator[Measured]:
+        """All of them, from the same S draws."""
+        S, terms = self.samples, given.terms(self.samples)
+        kl = (terms.log_q - terms.log_prior).mean(0)
+        yield Measured("ELBO", elbo(terms.log_w), "lower bound", S)
+        yield Measured("E_q log p(x|z)", terms.log_lik.mean(0), "stochastic estimate", S)
+        yield Measured(KL, kl, "stochastic estimate", S, NATS)
+        log_w = terms.log_w if self.widen == 1 else given.terms(S, given.q.widened(self.widen)).log_w
+        yield from self.bound(log_w)
+
+    def derive(self, found: Mapping[str, Measured]) -> Iterator[Measured]:
+        """How far the ELBO lies below the best that is known of log p(x)."""
+        best, lower = found.get(EXACT), found["ELBO"]
+        if best is not None:
+            yield Measured("log p(x) − ELBO", best.values - lower.values, "stochastic estimate", self.samples, NATS)
+        else:
+            name = f"log p(x) − ELBO ≥ L_{self.samples} − ELBO"
+            yield Measured(name, found[self.name].values - lower.values, "lower bound", self.samples, NATS)
+
+
+class PosteriorMeans(Evaluator):
+    """E_q[z] of each example, and the number of active units, which depends on how many examples there are."""
+
+    purpose = "test"
+
+    def measure(self, given: Given) -> Iterator[Measured]:
+        """A vector for each example."""
+        exact = given.q.kl_per_dimension() is not None  # the proposals whose location is their mean
+        mean = given.q.location if exact else self._estimate(given)
+        yield Measured(POSTERIOR_MEAN, mean, "exact" if exact else "stochastic estimate", 0 if exact else MEAN_SAMPLES)
+
+    def _estimate(self, given: Given) -> Tensor:
+        """From samples: their noise adds at most 0.001 of q's variance to that over images."""
+        rows = given.batch.rows
+        parts = [drawn.z.sum(0) for drawn in given.q.draws(MEAN_SAMPLES, rows, given.generator, 64 * rows.total)]
+        return cast(Tensor, sum(parts)) / MEAN_SAMPLES
+
+    def derive(self, found: Mapping[str, Measured]) -> Iterator[Measured]:
+        """The number of active units."""
+        mean = found[POSTERIOR_MEAN]
+        active, (n, K) = torch.tensor([float(active_units(mean.values))]), mean.values.shape
+        unit = f"of {K} latent dimensions"
+        yield Measured("active units", active, mean.kind, mean.samples, unit, images=n, constant=True)

@@ -1,0 +1,78 @@
+"""Optimisers and schedules from callables that a user names, and decoders' first output biases."""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lvm_lightning.data.protocol import pixel_mean
+
+OptimizerCallable = Callable[[Iterable[Parameter]], Optimizer]
+LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
+
+
+def require_callables(**given: object) -> None:
+    """Refuse null where a class must be.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    for name, value in given.items():
+        if not callable(value):
+            raise ValueError(f"{name}: must be a class or its import path, got {value}")  # noqa: TRY004
+
+
+def make_optimizer(
+    parameters: Iterable[Parameter],
+    optimizer_of: OptimizerCallable,
+    schedule_of: LRSchedulerCallable | None,
+    steps: float,
+) -> tuple[Optimizer, LRScheduler | None]:
+    """The optimiser and its schedule, for that many training steps.
+
+    Raises:
+        ValueError: if torch refuses their arguments, if a rate is negative, or if the schedule is shorter than the
+            training: torch would stop it in the middle.
+    """
+    require_callables(optimizer=optimizer_of)
+    try:
+        optimizer = optimizer_of(parameters)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"optimizer: {error}") from error
+    if schedule_of is None:
+        return optimizer, None
+    try:
+        schedule = schedule_of(optimizer)
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        raise ValueError(f"lr_scheduler: {error}") from error
+    scheduled, rate = getattr(schedule, "total_steps", math.inf), schedule.get_last_lr()[0]
+    if not rate >= 0:
+        raise ValueError(f"lr_scheduler: must start at a rate of 0 or more, got {rate:g}")
+    if scheduled < steps:
+        raise ValueError(
+            f"lr_scheduler: its total_steps must be at least the {steps:,} training steps, got {scheduled:,}; set both "
+            "to the same number"
+        )
+    return optimizer, schedule
+
+
+def start_output_bias(decoder: nn.Module, setting: str, data: object, start: Callable[[Tensor], Tensor]) -> None:
+    """Set the bias of a decoder's last layer, its first entries, to a function of the training images' pixel means.
+
+    Raises:
+        ValueError: if the data do not know the pixel means, or the decoder does not end in a linear layer.
+    """
+    cure = "set output_bias to 'zero'"
+    values = start(pixel_mean(data, f"output_bias: {setting!r}", cure))
+    last = [m for m in decoder.modules() if not list(m.children())][-1]
+    if not isinstance(last, nn.Linear):
+        raise ValueError(  # noqa: TRY004 - the value of an argument is wrong, not its type
+            f"output_bias: {setting!r} needs a decoder that ends in a linear layer, got one that ends in "
+            f"{type(last).__name__}; {cure}"
+        )
+    with torch.no_grad():
+        last.bias[: len(values)] = values

@@ -1,0 +1,23 @@
+"""What the numbers of a module on some data are about."""
+
+import torch
+
+from lvm_lightning.data.protocol import describe
+from lvm_lightning.evaluation.report import Provenance, digest_of, digest_of_weights, versions
+from lvm_lightning.modules.base import LatentVariableModule
+
+
+def provenance(module: LatentVariableModule, data: object) -> Provenance:
+    """Seed, data, settings, weights, device and versions."""
+    said = describe(data)
+    about = dict(said.about) if said is not None else {}
+    own = [f"{type(e).__module__}.{type(e).__qualname__} {vars(e)}" for e in module.settings.evaluators]
+    settings = vars(module.settings) | {"evaluators": own}
+    return Provenance(
+        seed=torch.initial_seed(),
+        data=about,
+        configuration=digest_of({"model": dict(module.hparams), "data": about, "evaluation": settings}),
+        weights=digest_of_weights(module.state_dict()),
+        device=str(module.device),
+        versions=versions(),
+    )

@@ -1,0 +1,95 @@
+"""What a study is: one class, whose ``__init__`` arguments are its settings, and what it looks at."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lvm_lightning.data.protocol import examples
+from lvm_lightning.evaluation import LOG_P, Kind, Measured, Quantity, table
+from lvm_lightning.evaluation.report import Provenance, write_report
+from lvm_lightning.model import LatentVariableModel
+from lvm_lightning.modules.base import LatentVariableModule
+from lvm_lightning.support.randomness import Purpose, generator_for
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a study of a model looks at, and where it writes.
+
+    Attributes:
+        module: the module with its trained weights, on its device, in evaluation mode.
+        data: the data module, set up for a test.
+        folder: where the study's files go.
+        provenance: what the numbers are about.
+        seed: seed of the study's draws.
+    """
+
+    module: LatentVariableModule
+    data: pl.LightningDataModule
+    folder: Path
+    provenance: Provenance
+    seed: int
+
+    @property
+    def model(self) -> LatentVariableModel:
+        """p(x, z)."""
+        return self.module.model
+
+    def rows(self, split: str, count: int) -> Tensor:
+        """``count`` evenly spaced examples of a split, ``(count, D)``, on the module's device."""
+        return examples(self.data, split, count).to(self.module.device)
+
+    def parts(
+        self, x: Tensor, size: int, purpose: Purpose, progress: str = ""
+    ) -> Iterator[tuple[Tensor, torch.Generator]]:
+        """So many examples after the others, each time with the generator of their noise; a bar shows the progress."""
+        for number, part in enumerate(tqdm(x.split(size), desc=progress, leave=False, disable=not progress)):
+            yield part, generator_for(self.seed, purpose, number)
+
+    def log_weights(self, x: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        """Log importance weights under the module's own proposals, ``(S, B)``, nats, without gradients."""
+        with torch.inference_mode():
+            return self.model.log_weights(x, self.module.propose(x), samples, generator)
+
+    def log_marginal(self, x: Tensor) -> Tensor | None:
+        """log p(x) ``(B,)`` in nats, where there is an exact way."""
+        with torch.inference_mode():
+            return self.module.log_marginal(x)
+
+    def quantity(
+        self, name: str, values: Tensor, kind: Kind, samples: int, split: str = "test", unit: str = LOG_P
+    ) -> Quantity:
+        """The mean of values ``(B,)`` with its standard error."""
+        return Measured(name, values, kind, samples, unit).quantity(split, self.module.units)
+
+    def write(self, name: str, quantities: Sequence[Quantity]) -> str:
+        """Write the quantities as JSON to a file of the folder; returns their table and the path, to be printed."""
+        write_report(self.folder / name, quantities, self.provenance)
+        return f"{table(quantities)}\n\nwritten to {self.folder / name}"
+
+
+class Study(ABC):
+    """Something done with a trained model on request.
+
+    A study is a subcommand: its settings are the arguments of its ``__init__``, and the command takes its options and
+    its help from them and from the docstring. A study of your own needs no change here: give its import path,
+    ``lvm-lightning my_module.MyStudy --config … --ckpt_path last``.
+    """
+
+    @abstractmethod
+    def run(self, subject: Subject) -> str:
+        """Look at the subject, write files into its folder, and return the text to print."""
+
+
+class FreeStudy(ABC):
+    """A study that needs no model, and so no config and no checkpoint."""
+
+    @abstractmethod
+    def run(self) -> str:
+        """Do it, and return the text to print."""
