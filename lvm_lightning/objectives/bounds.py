@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 import torch
 from torch import Tensor
 
+from lvm_lightning.support.argtypes import RULES
+
 Kind = Literal["lower bound", "upper bound", "stochastic estimate"]
 """What the expectation of a number is to log p(x): below it, above it, or near it on either side."""
 
@@ -45,7 +47,9 @@ class BoundFamily(Bound):
 if TYPE_CHECKING:
     BoundArgument = Bound
 else:  # what a config may give: a class with its settings, or the import path of a function
-    BoundArgument = BoundFamily | Callable[[Tensor], Any]
+    _Function = Callable[[Tensor], Any]
+    RULES[_Function] = "the import path of a function under @lower_bound(), @upper_bound() or @estimate()"
+    BoundArgument = BoundFamily | _Function
 
 Reduction = Callable[[Tensor], Tensor]
 
