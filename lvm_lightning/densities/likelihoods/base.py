@@ -44,8 +44,3 @@ class Likelihood(nn.Module, ABC):
     @abstractmethod
     def parameters_of_mean(self, mean: Tensor) -> Tensor:
         """The first parameter of the pixels whose mean is given, ``(D,) → (D,)``: where an output bias can start."""
-
-
-def float32_or_better(tensor: Tensor, like: Tensor | None = None) -> Tensor:
-    """In float32, or in float64 where it (or its like) is."""
-    return tensor.to(torch.promote_types((tensor if like is None else like).dtype, torch.float32))

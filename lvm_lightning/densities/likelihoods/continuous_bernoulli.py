@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lvm_lightning.densities.likelihoods.base import float32_or_better
-from lvm_lightning.densities.likelihoods.natural import NaturalLikelihood
+from lvm_lightning.densities.likelihoods.bernoulli import NaturalLikelihood, float32_or_better
 from lvm_lightning.support.values import UNIT
 
 SMALL = 0.5

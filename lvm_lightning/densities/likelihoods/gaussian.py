@@ -6,7 +6,8 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from lvm_lightning.densities.likelihoods.base import Likelihood, float32_or_better
+from lvm_lightning.densities.likelihoods.base import Likelihood
+from lvm_lightning.densities.likelihoods.bernoulli import float32_or_better
 from lvm_lightning.support.argtypes import PositiveFloat
 from lvm_lightning.support.values import REALS
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from zuko.flows import MAF
 
-from lvm_lightning.densities.likelihoods.base import float32_or_better
+from lvm_lightning.densities.likelihoods.bernoulli import float32_or_better
 from lvm_lightning.densities.proposals.base import NoiseProposal, Posterior
 from lvm_lightning.densities.proposals.gaussian import DiagonalGaussian, GaussianPosterior, Scale
 from lvm_lightning.support.argtypes import PositiveInt
