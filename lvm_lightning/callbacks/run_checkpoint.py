@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from lvm_lightning.callbacks.run_folder import has_stepped
+from lvm_lightning.callbacks.run_folder import has_stepped, run_folder
 from lvm_lightning.support.argtypes import NonNegativeFloat, OrUnlimited
 from lvm_lightning.support.errors import UserError
 from lvm_lightning.support.signals import Stopped, StopSignals
@@ -78,8 +78,9 @@ class RunCheckpoint(ModelCheckpoint):
         if any(map(has_stopped, trainer.early_stopping_callbacks)):
             trainer.should_stop = True
         self.stop.deferring = True
+        figures = run_folder(trainer) / "figures"
         if trainer.is_global_zero and self.dirpath is not None:
-            for part in Path(self.dirpath).glob("*.part"):
+            for part in [*Path(self.dirpath).glob("*.part"), *figures.glob("*.part")]:
                 part.unlink(missing_ok=True)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *step: Any) -> None:
