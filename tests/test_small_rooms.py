@@ -79,7 +79,8 @@ ALLOWED_AND_REFUSED: dict[str, tuple[list[float], list[Any]]] = {
 
 
 def test_each_restricted_type_is_tried() -> None:
-    assert {kind.__name__ for kind in argtypes.RULES} == {"int", "float", "bool", "str", *ALLOWED_AND_REFUSED}
+    made_here = {kind.__name__ for kind in argtypes.RULES if getattr(kind, "_restrictions", None)}
+    assert made_here == set(ALLOWED_AND_REFUSED)
 
 
 @pytest.mark.parametrize("name", ALLOWED_AND_REFUSED)
