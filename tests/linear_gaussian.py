@@ -70,7 +70,7 @@ def log_weights(mean: Tensor, log_sigma: Tensor, J: int, N: int, repeats: int, s
 
 
 def gradients(
-    objective: Objective, parameters: tuple[Tensor, Tensor], repeats: int, seed: int = 0
+    objective: Objective, parameters: tuple[Tensor, Tensor], repeats: int, seed: int = 0, kl_weight: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Independent gradients: of φ = (μ, log σ) ``(repeats, 2K)``, of θ = b ``(repeats, D)``; and the values."""
     mean, log_sigma = (p.expand(repeats, K).clone().requires_grad_() for p in parameters)
@@ -78,7 +78,7 @@ def gradients(
     shape = (objective.outer_samples, objective.inner_samples, repeats, K)
     noise = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     draw: Draw = objective.draw(DiagonalGaussian(mean, log_sigma), noise)
-    value = objective.surrogate(draw, *log_joint(draw.z, bias))
+    value = objective.surrogate(draw, *log_joint(draw.z, bias), kl_weight)
     to_mean, to_log_sigma, to_bias = torch.autograd.grad(value.sum(), (mean, log_sigma, bias))
     return torch.cat([to_mean, to_log_sigma], -1), to_bias, value.detach()
 

@@ -21,7 +21,7 @@ from lvm_lightning.objectives import (
     iw_elbo,
     lower_bound,
 )
-from lvm_lightning.objectives.cotangents import cotangents, doubly_reparameterised_cotangents
+from lvm_lightning.objectives.estimators import cotangents, doubly_reparameterised_cotangents
 from tests.linear_gaussian import BIAS, K, S, W, X, gradients, log_weights, posterior, slope, wrong
 
 DREG: Estimator = "doubly_reparameterised"
@@ -240,6 +240,21 @@ def test_the_doubly_reparameterised_gradient_of_any_bound_is_unbiased(
     pathwise = gradients(Objective(J, N, bound, "pathwise", decoders), wrong(), repeats, seed=1)[0]
     doubly = gradients(Objective(J, N, bound, DREG, decoders), wrong(), repeats, seed=2)[0]
     assert same_mean(pathwise, doubly) < 3.5
+
+
+@pytest.mark.parametrize("decoders", ["same", "pooled"])
+@pytest.mark.parametrize("bound", [iw_elbo, Renyi(0.5), CUBO()], ids=["iw_elbo", "renyi", "cubo"])
+@pytest.mark.parametrize(("J", "N", "kl_weight"), [(1, 8, 0.1), (3, 4, 0.4), (4, 3, 0.9), (1, 2, 0.5)])
+def test_the_doubly_reparameterised_gradient_takes_the_kl_weight(
+    J: int, N: int, kl_weight: float, bound: Bound, decoders: DecoderBound
+) -> None:
+    """Pathwise is autograd through all of it: in expectation both are the gradient of the weighted bound."""
+    repeats, found = 40_000, []
+    for seed, estimator in enumerate((ESTIMATORS[0], DREG)):
+        objective = Objective(J, N, bound, estimator, decoders)
+        found.append(gradients(objective, wrong(), repeats, seed, kl_weight))
+    assert same_mean(found[0][0], found[1][0]) < 3.5
+    assert same_mean(found[0][1], found[1][1]) < 3.5
 
 
 @estimate("largest weight")

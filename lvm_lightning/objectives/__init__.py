@@ -10,8 +10,7 @@ from lvm_lightning.objectives.bounds import (
     iw_elbo,
     log_sum_exp,
     lower_bound,
-    nested,
     upper_bound,
 )
-from lvm_lightning.objectives.estimators import DecoderBound, Draw, Estimator, Objective
+from lvm_lightning.objectives.estimators import DecoderBound, Draw, Estimator, Objective, nested
 from lvm_lightning.objectives.families import CUBO, Jackknife, Renyi

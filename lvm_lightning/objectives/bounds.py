@@ -157,32 +157,3 @@ def iw_elbo(log_w: Tensor) -> Tensor:
     """
     require_samples(log_w)
     return log_sum_exp(log_w, 0) - math.log(len(log_w))
-
-
-def nested(bound: Bound, log_w: Tensor) -> Tensor:
-    """Mean over J of the bound of N samples.
-
-        F_{J,N}(x) = 1/J Σ_j F(log w_{j,1}, …, log w_{j,N})
-
-    Its expectation is that of the bound with N samples, whatever J is; J lowers the variance. The mean over J is taken
-    outside the logarithm: inside it, the number would be that of J·N samples.
-
-    Args:
-        bound: ``(N, *) → (*)``.
-        log_w: log importance weights ``(J, N, B)`` in nats.
-
-    Returns:
-        The mean ``(B,)`` in nats.
-
-    Raises:
-        ValueError: if ``log_w`` is not ``(J, N, B)`` with J, N ≥ 1.
-
-    Reference:
-        Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018, eq. 9 (MIWAE).
-    """
-    if log_w.ndim != 3 or 0 in log_w.shape[:-1]:
-        raise ValueError(
-            f"log_w: must have shape (J, N, B) with at least one sample, got {tuple(log_w.shape)}; "
-            "put the sample axes first and the examples last"
-        )
-    return bound(log_w.transpose(0, 1)).mean(0)

@@ -12,6 +12,8 @@ z_n = z(ε_n, φ), and a bound F(ℓ), every estimator here has the form
 | sticking the landing | held fixed          | ∂F_φ/∂ℓ_n              | the ELBO (one inner sample) alone   |
 | doubly reparam.      | held fixed          | ∂F_φ/∂ℓ_n − ∂²F_φ/∂ℓ_n²| every bound that has ∂²F            |
 
+With a weight β on (log p(z) − log q(z|x)) in ℓ, the second derivative takes it too: c_n = ∂F_φ/∂ℓ_n − β ∂²F_φ/∂ℓ_n².
+
 Sticking-the-landing with more inner samples follows another objective's gradient (Finke & Thiery, On
 Importance-Weighted Autoencoders, 2019); the reported value is the bound all the same. θ and φ may climb different
 bounds, F_θ and F_φ, of the same samples. All derivatives of F are automatic: a new bound has every estimator.
@@ -23,11 +25,12 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lvm_lightning.objectives.bounds import Bound, iw_elbo, nested
-from lvm_lightning.objectives.cotangents import cotangents, doubly_reparameterised_cotangents
+from lvm_lightning.objectives.bounds import Bound, iw_elbo
 
 Estimator = Literal["pathwise", "sticking_the_landing", "doubly_reparameterised"]
 DecoderBound = Literal["same", "pooled"]
+BLOCK = 2**18
+"""Numbers that the second derivatives take at a time: they stay in a processor's cache."""
 
 
 class Reparameterised(Protocol):
@@ -127,8 +130,10 @@ class Objective:
             return self.bound_of(log_w)
         fixed = log_w.detach()
         decoders = cotangents(self.bound, self._decoders(fixed)).view_as(fixed)
-        doubly = self.estimator == "doubly_reparameterised"
-        encoders = (doubly_reparameterised_cotangents if doubly else cotangents)(self.bound, fixed)
+        if self.estimator == "doubly_reparameterised":
+            encoders = doubly_reparameterised_cotangents(self.bound, fixed, kl_weight)
+        else:
+            encoders = cotangents(self.bound, fixed)
         log_p = log_lik + kl_weight * log_prior
         (to_z,) = torch.autograd.grad(log_p, draw.z, encoders, retain_graph=True)
         theta = (decoders * log_p).sum((0, 1))
@@ -137,6 +142,71 @@ class Objective:
 
     def _decoders(self, log_w: Tensor) -> Tensor:
         return log_w.flatten(0, 1).unsqueeze(0) if self.decoder_bound == "pooled" else log_w
+
+
+def nested(bound: Bound, log_w: Tensor) -> Tensor:
+    """Mean over J of the bound of N samples.
+
+        F_{J,N}(x) = 1/J Σ_j F(log w_{j,1}, …, log w_{j,N})
+
+    Its expectation is that of the bound with N samples, whatever J is; J lowers the variance. The mean over J is taken
+    outside the logarithm: inside it, the number would be that of J·N samples.
+
+    Args:
+        bound: ``(N, *) → (*)``.
+        log_w: log importance weights ``(J, N, B)`` in nats.
+
+    Returns:
+        The mean ``(B,)`` in nats.
+
+    Raises:
+        ValueError: if ``log_w`` is not ``(J, N, B)`` with J, N ≥ 1.
+
+    Reference:
+        Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018, eq. 9 (MIWAE).
+    """
+    if log_w.ndim != 3 or 0 in log_w.shape[:-1]:
+        raise ValueError(
+            f"log_w: must have shape (J, N, B) with at least one sample, got {tuple(log_w.shape)}; "
+            "put the sample axes first and the examples last"
+        )
+    return bound(log_w.transpose(0, 1)).mean(0)
+
+
+def cotangents(bound: Bound, log_w: Tensor) -> Tensor:
+    """∂F/∂ℓ of the nested bound, ``(J, N, B)``."""
+    leaf = log_w.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(nested(bound, leaf).sum(), leaf)
+    return gradient
+
+
+def doubly_reparameterised_cotangents(bound: Bound, log_w: Tensor, kl_weight: float = 1.0) -> Tensor:
+    """∂F/∂ℓ_n − β ∂²F/∂ℓ_n² of the nested bound, ``(J, N, B)``.
+
+    With ℓ = log p(x|z) + β (log p(z) − log q(z|x)) and g = ∂F/∂ℓ, pathwise leaves a score term in,
+    −β Σ_n g_n ∂log q/∂φ. It is reparameterised once more: its expectation is that of
+    −β Σ_n ∂g_n/∂ℓ_n ∂ℓ_n/∂z_n ∂z_n/∂φ. For the importance-weighted bound with β = 1 this leaves the squared normalised
+    weights. The difference loses digits where a weight is small, and is taken in float64.
+
+    Reference:
+        Tucker et al., Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives, 2018, eq. 8.
+    """
+    leaf = log_w.detach().double().requires_grad_()
+    (gradient,) = torch.autograd.grad(nested(bound, leaf).sum(), leaf, create_graph=True)
+    if not gradient.requires_grad:  # the bound is linear
+        return gradient.to(log_w.dtype)
+    return (gradient.detach() - kl_weight * _diagonal(gradient, leaf)).to(log_w.dtype)
+
+
+def _diagonal(gradient: Tensor, leaf: Tensor) -> Tensor:
+    """∂g_n/∂ℓ_n for all n, ``(J, N, B)``: a backward pass for each n, many in one."""
+    N = leaf.shape[1]
+    columns: list[Tensor] = []
+    for rows in torch.eye(N, dtype=leaf.dtype, device=leaf.device).split(max(1, BLOCK // leaf.numel())):
+        one_hot = rows.view(-1, 1, N, 1).expand(-1, *leaf.shape)
+        (second,) = torch.autograd.grad(gradient, leaf, one_hot, retain_graph=True, is_grads_batched=True)
+        columns.append(second.diagonal(sum(c.shape[-1] for c in columns), 0, 2))  # (J, B, rows)
+    return torch.cat(columns, -1).transpose(1, 2)
 
 
 def _require_meaning(bound: Bound, samples: int, estimator: Estimator) -> None:
