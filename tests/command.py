@@ -12,6 +12,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
 
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
 from tests.conftest import ROOT
 
 STEPS = 30
@@ -24,7 +26,14 @@ SMALL_FIT: list[object] = [
 ]
 """A run of 2.5 epochs that takes a second."""
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["lvm_lightning.command.cli", "tests.small"])
+PRELOADED = (
+    "lvm_lightning.command.cli",
+    "tests.small",
+    "tests.unpacked",
+    "torch.utils.tensorboard",
+    "PIL.PngImagePlugin",
+)
+SERVER.set_forkserver_preload(list(PRELOADED))
 
 
 class Finished(NamedTuple):
@@ -40,6 +49,7 @@ def _be_the_command(arguments: list[str], folder: str, environment: Mapping[str,
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.chdir(folder)
     os.environ.update(environment)
+    ConstrainedLayoutEngine.execute = lambda self, fig: None  # type: ignore[method-assign]  # half of a short run
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job hands on that it is ignored
     if limit := os.environ.get("LVM_TEST_FILE_LIMIT"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))

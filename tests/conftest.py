@@ -21,6 +21,7 @@ def _seeded() -> None:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Run the command in this process, in an empty folder: ``run("fit", "--config", …) → exit status``."""
+    import tests.unpacked  # noqa: F401
     from lvm_lightning.command.cli import main
     from lvm_lightning.support.errors import PROGRAM
 

@@ -18,7 +18,7 @@ from tests.conftest import ROOT, Run
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 CONFIG = ROOT / "configs" / "prior_iwae.yaml"
 VAE = ROOT / "configs" / "burda_iwae.yaml"
-SMALL = ["--model.decoder.hidden", "[8]", "--model.inner_samples", "4"]
+SMALL = ["--model.decoder.hidden", "[8]", "--model.inner_samples", "4", "--evaluation.spacing", "0.2"]
 SHORT = ["--trainer.max_steps", "4", "--trainer.val_check_interval", "2", "--trainer.log_every_n_steps", "2"]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 FIT = ["fit", "--config", CONFIG, *SMALL, *SHORT, *QUIET]
@@ -176,6 +176,8 @@ def test_every_config_trains_validates_and_tests(config: Path, run: Run) -> None
     images = "StaticMNIST" in config.read_text()
     if images:
         few += ["--data.batch_size", "8", "--data.eval_batch_size", "8"]
+    if yaml.safe_load(config.read_text())["model"]["init_args"].get("inner_samples", 1) > 1000:  # minutes
+        few += ["--model.inner_samples", "500"]
     assert run("fit", "--config", config, *few, "--trainer.max_steps", "2") == 0
     for subcommand in ("validate", "test"):
         assert run(subcommand, "--config", config, *few, "--ckpt_path", "last") == 0

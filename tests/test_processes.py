@@ -26,7 +26,7 @@ ONE_STEP = [
     *["--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "1.0", "--data.batch_size", "64"],
     *["--trainer.max_steps", "1", "--trainer.val_check_interval", "1", "--trainer.log_every_n_steps", "1"],
     *["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"],
-    *["--trainer.limit_val_batches", "1"],
+    *["--trainer.limit_val_batches", "1", "--data", "tests.small.SmallImages", "--model.data_dim", "12"],
 ]
 
 
@@ -74,27 +74,27 @@ def test_first_gradient_of_two_processes_is_that_of_one(tmp_path: Path, case: st
         run(tmp_path / folder, "fit", "--config", config, *ONE_STEP, *options, "--model.optimizer.lr", rate)
         moved.append(weights(tmp_path / folder))
     one, two = moved[1] - moved[0], moved[2] - moved[0]
-    assert one.norm() > 1
+    assert one.norm() > 0.1
     assert (two - one).norm() / one.norm() < 1e-6
     if not case.startswith("own points"):
         evaluate_in_two_processes(tmp_path, config, options)
 
 
 def evaluate_in_two_processes(folder: Path, config: Path, model: list[str]) -> None:
-    """The same checkpoint, 10,000 images, batches that two processes do not divide evenly at the end."""
+    """The same checkpoint, 103 images, batches that two processes do not divide evenly."""
     evaluations = []
     (checkpoint,) = (folder / "one").glob("runs/*/version_0/checkpoints/last.ckpt")
     for run in (command, command_in_two):
-        options = [*ONE_STEP, *model, "--data.eval_batch_size", "999", "--ckpt_path", checkpoint]
+        options = [*ONE_STEP, *model, "--data.eval_batch_size", "25", "--ckpt_path", checkpoint]
         run(folder, "test", "--config", config, *options)
         evaluations.append(json.loads((checkpoint.parent.parent / "evaluation.json").read_text())["quantities"])
     for single, double in zip(*evaluations, strict=True):
-        assert double["images"] == single["images"] == 10_000
-        assert double["value"] == pytest.approx(single["value"], abs=1e-5)
-        assert double["stderr"] == pytest.approx(single["stderr"], abs=1e-5)
+        assert double["images"] == single["images"] == 103
+        assert double["value"] == pytest.approx(single["value"], abs=1e-5, rel=1e-8)
+        assert double["stderr"] == pytest.approx(single["stderr"], abs=1e-5, rel=1e-8)
     command_in_two(folder, "predict", "--config", config, *ONE_STEP, *model, "--ckpt_path", checkpoint)
     parts = [np.load(checkpoint.parent.parent / f"predictions_rank{rank}.npz") for rank in (0, 1)]
-    assert sum(len(part["bound"]) for part in parts) == 10_000
+    assert sum(len(part["bound"]) for part in parts) == 103
 
 
 def free_port() -> int:
@@ -205,8 +205,8 @@ def test_lightnings_own_launcher_stops_both(tmp_path: Path, two: dict[str, Any])
     stopped = subprocess.run([*call, *map(str, at)], check=False, **options)
     assert stopped.returncode == 143, stopped.stderr
     assert stopped.stderr.count("stopped by") == 1
-    resumed = subprocess.run([*call, "--ckpt_path", "last"], check=False, **options)
-    assert resumed.returncode == 0, resumed.stderr
+    for running in start_two(tmp_path, "--ckpt_path", "last"):
+        assert running.wait().status == 0
     assert_same(left_by(tmp_path), two)
 
 

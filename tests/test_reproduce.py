@@ -217,14 +217,19 @@ def script(*arguments: object) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_a_mistake_is_one_line(
-    arguments: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("table.yaml").write_text(f"- {json.dumps(SMALL_ROW | {'nonsense': 1})}\n")
-    done = script(*arguments)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    (said,) = done.stderr.splitlines()
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", *arguments])
+    with pytest.raises(SystemExit) as left:
+        reproduce.main()
+    assert capsys.readouterr() == ("", "")
+    (said,) = str(left.value.code).splitlines()
     assert re.search(f"^reproduce.py: {line}", said), said
 
 

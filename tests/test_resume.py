@@ -78,17 +78,26 @@ def assert_same(one: Any, other: Any, where: str = "") -> None:
         assert one == other, where
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What the runs that nobody stops leave."""
-    found = {}
-    for name, validation in ARRANGEMENTS.items():
-        folder = tmp_path_factory.mktemp("whole") / "run"
+class Whole(dict[str, dict[str, Any]]):
+    """What the runs that nobody stops leave, each run when it is asked for: this process may not need them all."""
+
+    def __init__(self, folders: pytest.TempPathFactory) -> None:
+        super().__init__()
+        self.folders = folders
+
+    def __missing__(self, name: str) -> dict[str, Any]:
+        folder = self.folders.mktemp("whole") / "run"
         folder.mkdir()
-        finished = command(folder, *SMALL_FIT, *validation)
+        finished = command(folder, *SMALL_FIT, *ARRANGEMENTS[name])
         assert finished.status == 0, finished.err
-        found[name] = left_by(folder)
-    return found
+        self[name] = left_by(folder)
+        return self[name]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """What the runs that nobody stops leave."""
+    return Whole(tmp_path_factory)
 
 
 SOME_STEPS = {
