@@ -2,7 +2,7 @@
 
 import torch
 
-from lvm_lightning.figures import darkness, image_grid, render, save_png
+from lvm_lightning.figures.pictures import darkness, image_grid, render, save_png
 from lvm_lightning.studies.base import Study, Subject
 from lvm_lightning.support.argtypes import PositiveInt
 from lvm_lightning.support.errors import UserError

@@ -9,7 +9,8 @@ from lvm_lightning.evaluation import LOG_P, Quantity
 from lvm_lightning.evaluation.report import write_json
 from lvm_lightning.evaluation.rise import Tightness as Row
 from lvm_lightning.evaluation.rise import measure, rise
-from lvm_lightning.figures import render, save_png, tightness_curve
+from lvm_lightning.figures.curves import tightness_curve
+from lvm_lightning.figures.pictures import render, save_png
 from lvm_lightning.studies.base import Study, Subject
 from lvm_lightning.support.argtypes import PositiveInt
 from lvm_lightning.support.randomness import generator_for
@@ -39,17 +40,15 @@ class Tightness(Study):
         log_p = None if log_p is None else log_p.cpu()
         rows = self._rows(subject, x, log_p)
         truth = None if log_p is None else subject.quantity("log p(x)", log_p, "exact", 0)
-        listed = [dataclasses.asdict(row) for row in rows]
-        known = {name: [row[name] for row in listed] for name, first in listed[0].items() if first is not None}
         title = f"Importance-weighted bound, {len(x):,} examples"
-        figure = tightness_curve(**known, log_p=truth.value if truth else None, title=title)
+        figure = tightness_curve(rows, truth.value if truth else None, title)
         picture, numbers = subject.folder / "tightness.png", subject.folder / "tightness.json"
         save_png(render(figure), picture)
         content = {
             "unit": subject.module.units[LOG_P],
             "examples": len(x),
             "log_p": dataclasses.asdict(truth) if truth else None,
-            "rows": listed,
+            "rows": [dataclasses.asdict(row) for row in rows],
             "provenance": dataclasses.asdict(subject.provenance),
         }
         write_json(numbers, content)
