@@ -13,8 +13,7 @@ from torch import Tensor
 
 from lvm_lightning.callbacks.run_folder import has_stepped, run_folder
 from lvm_lightning.support.argtypes import NonNegativeFloat, OrUnlimited
-from lvm_lightning.support.errors import UserError
-from lvm_lightning.support.signals import Stopped, StopSignals
+from lvm_lightning.support.errors import Stopped, StopSignals, UserError
 
 LAST = "last.ckpt"
 

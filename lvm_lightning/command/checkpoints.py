@@ -66,9 +66,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         with replacing(Path(path), durable=True) as file:
             file.write(content.getbuffer())
 
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         """As :func:`read_checkpoint`, whatever is asked."""
         return read_checkpoint(Path(path))
 
@@ -80,11 +78,7 @@ def require_same_model(path: Path, checkpoint: dict[str, Any], model: dict[str, 
         UserError: naming the first difference, both values and the cure.
     """
     saved = dict(checkpoint.get("hyper_parameters", {}))
-    configured = {
-        "class_path": model["class_path"],
-        **model.get("init_args", {}),
-        **model.get("dict_kwargs", {}),
-    }
+    configured = {"class_path": model["class_path"], **model.get("init_args", {}), **model.get("dict_kwargs", {})}
     saved["class_path"] = saved.pop("_class_path", None)
     saved.pop("_instantiator", None)
     ignored = EVALUATION_ONLY if subcommand == "fit" else EVALUATION_ONLY + TRAINING_ONLY

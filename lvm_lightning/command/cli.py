@@ -9,13 +9,12 @@ from lightning.pytorch.cli import LightningCLI
 from lvm_lightning.command.lightning_cli import CLI
 from lvm_lightning.command.messages import advertisements_left_out, process_rank
 from lvm_lightning.command.parsing import Parser
-from lvm_lightning.command.saved_config import SaveRunConfig
+from lvm_lightning.command.runs import SaveRunConfig
 from lvm_lightning.command.studies import run_free, study_named
 from lvm_lightning.command.trainer import Trainer
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.studies import FreeStudy
-from lvm_lightning.support.errors import PROGRAM, UserError, debugging, one_line
-from lvm_lightning.support.signals import Stopped, StopSignals
+from lvm_lightning.support.errors import PROGRAM, Stopped, StopSignals, UserError, debugging, one_line
 
 DESCRIPTION = (
     f"Latent-variable models on PyTorch Lightning. '{PROGRAM} compare RUN RUN …' puts runs side by side, '{PROGRAM} "

@@ -1,15 +1,23 @@
-"""Folders of runs: a new one for a new run, the same one for a run that goes on, and never one that is taken."""
+"""Folders of runs: a new one for a new run, the same one for a run that goes on, and never one that is taken.
+
+Each has the configuration of its run.
+"""
 
 import contextlib
+import itertools
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from jsonargparse import Namespace
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
 
 from lvm_lightning.callbacks.run_checkpoint import LAST
-from lvm_lightning.command.checkpoints import run_of
+from lvm_lightning.callbacks.run_folder import run_folder
+from lvm_lightning.command.checkpoints import SETTINGS, run_of, settings_of
 from lvm_lightning.support.errors import PROGRAM, UserError
-from lvm_lightning.support.files import free_bytes
+from lvm_lightning.support.files import free_bytes, replacing
 
 CHECKPOINTS, OTHER_FILES = 3, 20_000_000
 """Checkpoints that a run may have at a time, each with two moments of every weight; bytes of everything else."""
@@ -78,19 +86,11 @@ def take_run_folder(settings: Namespace) -> Path | None:
 def next_version(folder: Path) -> str:
     """Make the next folder ``version_<n>``."""
     numbers = [int(path.name[8:]) for path in folder.glob("version_*") if path.name[8:].isdigit()]
-    number = max(numbers, default=-1) + 1
-    while not made(folder / f"version_{number}"):  # another process was faster
-        number += 1
+    for number in itertools.count(max(numbers, default=-1) + 1):
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            (folder / f"version_{number}").mkdir()
+            break
     return f"version_{number}"
-
-
-def made(folder: Path) -> bool:
-    """Make a folder, or say that it is there."""
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        return False
-    return True
 
 
 def holds_a_run(argument: str, folder: Path) -> str:
@@ -120,11 +120,10 @@ def require_room(folder: Path, weights: int) -> None:
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Remove a run's folder in which nothing was written, and the folder above if that is empty then."""
+    """Remove a run's folder in which nothing was written, and the two above if they are empty then."""
     with contextlib.suppress(OSError):
-        folder.rmdir()
-        folder.parent.rmdir()
-        folder.parent.parent.rmdir()
+        for path in (folder, *folder.parents[:2]):
+            path.rmdir()
 
 
 def logger_arguments(settings: Namespace) -> Namespace:
@@ -139,3 +138,32 @@ def as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Save the resolved configuration beside a training run, and in its checkpoints what a resumed run must share.
+
+    Evaluating a run leaves its ``config.yaml`` alone. The saved file names no checkpoint and no version: whoever trains
+    with it starts a new run.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save when training starts."""
+        self._folder = run_folder(trainer)
+        if stage == "fit":
+            plain = self.parser.dump(self.config, skip_none=False, skip_validation=True)
+            self._settings = settings_of(yaml.safe_load(plain))
+            super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the file, in one step. Lightning asks one process."""
+        config = self.config.clone()
+        config["ckpt_path"] = None
+        if "version" in (logger := logger_arguments(config)):
+            logger.version = None
+        with replacing(self._folder / self.config_filename) as file:
+            file.write(self.parser.dump(config, skip_none=False).encode())
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the settings that the steps depend on, as plain values."""
+        checkpoint[SETTINGS] = self._settings

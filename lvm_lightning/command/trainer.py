@@ -9,13 +9,8 @@ from lightning.pytorch.profilers import Profiler
 
 from lvm_lightning.command.checkpoints import SafeCheckpointIO
 from lvm_lightning.support.argtypes import NonNegativeInt, OrUnlimited, PositiveFloat, PositiveInt
-from lvm_lightning.support.signals import StopSignals
+from lvm_lightning.support.errors import StopSignals
 
-BATCHES = (
-    *("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"),
-    *("overfit_batches", "val_check_interval"),
-)
-"""Numbers of batches, or shares of them."""
 Plugin = Precision | ClusterEnvironment | CheckpointIO | LayerSync
 
 
@@ -31,9 +26,8 @@ def require_batches(name: str, value: int | float | None, least: int) -> None:
     Raises:
         ValueError: naming the argument.
     """
-    if value is None or (isinstance(value, int) and value >= least):
-        return
-    if not isinstance(value, float) or not 0 <= value <= 1 or (value == 0 and least > 0):
+    share = isinstance(value, float) and 0 <= value <= 1 and (value > 0 or least == 0)
+    if not (value is None or share or (isinstance(value, int) and value >= least)):
         raise ValueError(
             f"trainer.{name}: must be a whole number of batches, {least} or more, or a share of them from 0.0 to 1.0, "
             f"got {value}"
@@ -74,8 +68,9 @@ class Trainer(pl.Trainer):
         **kwargs: Any,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
-        for name in BATCHES:
-            require_batches(name, given[name], least=1 if name == "val_check_interval" else 0)
+        for name, value in given.items():
+            if name.startswith("limit_") or name in ("overfit_batches", "val_check_interval"):
+                require_batches(name, value, least=1 if name == "val_check_interval" else 0)
         self.stop: StopSignals | None = None
         super().__init__(**given | {"plugins": with_safe_checkpoints(plugins)}, **kwargs)
 
