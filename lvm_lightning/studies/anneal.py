@@ -1,9 +1,10 @@
 """log p(x) of a trained model by every means at once: quadrature, importance sampling, annealing, and the sandwich."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from lvm_lightning.densities import Proposal
 from lvm_lightning.densities.prior_proposal import PriorProposal
@@ -16,60 +17,13 @@ from lvm_lightning.support.argtypes import PositiveInt
 from lvm_lightning.support.errors import UserError
 from lvm_lightning.support.randomness import Rows
 
-Start = Literal["prior", "encoder"]
-
 TOGETHER = 250
 """Examples that are annealed together."""
 PILOT_CHAINS = 4
 """Chains of the run that finds the step sizes."""
 
 
-def starting_proposal(module: LatentVariableModule, x: Tensor, start: Start) -> Proposal:
-    """p₀, where chains start: the prior, or the encoder's q(z|x).
-
-    Raises:
-        UserError: if the model has no encoder to start from.
-    """
-    if start == "prior":
-        return PriorProposal(module.model.prior, x)
-    q = module.propose(x)
-    if isinstance(q, PriorProposal):
-        raise UserError(f"start: {type(module).__name__} has no encoder to anneal from, got {start}; use --start prior")
-    return q
-
-
-def starting_points(model: LatentVariableModel, q: Proposal, x: Tensor, chains: int, g: torch.Generator) -> Tensor:
-    """z ~ p₀, ``(C, B, K)``."""
-    if isinstance(q, PriorProposal):
-        return model.prior.sample(chains * len(x), g).view(chains, len(x), -1)
-    return torch.cat([drawn.z for drawn in q.draws(chains, Rows(0, len(x)), g, TOGETHER * chains)]).detach()
-
-
-def sandwich(
-    model: LatentVariableModel,
-    x: Tensor,
-    q: Proposal,
-    anneal: "Anneal",
-    generator: torch.Generator,
-    posterior_sample: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    """Annealed lower bounds on log p(x) ``(B,)``, and upper ones where there is a posterior sample ``(B, K)``."""
-
-    def log_ratio(z: Tensor) -> Tensor:
-        log_lik, log_prior = model.log_joint(x, z)
-        return log_lik + (log_prior - q.stopped_log_prob(z))
-
-    path = annealing.Path(q.stopped_log_prob, log_ratio, annealing.sigmoid_schedule(anneal.steps), anneal.leapfrog)
-    pilot = starting_points(model, q, x, min(anneal.chains, PILOT_CHAINS), generator)
-    tuned = annealing.tune(path, pilot, generator)
-    z = starting_points(model, q, x, anneal.chains, generator)
-    lower = annealing.lower_bound(annealing.forward(path, z, tuned, generator))
-    if posterior_sample is None:
-        return (lower,)
-    exact = posterior_sample.expand(anneal.chains, *posterior_sample.shape)
-    return lower, annealing.upper_bound(annealing.backward(path, exact, tuned, generator))
-
-
+@dataclass
 class Anneal(Study):
     """Measure log p(x) by quadrature, importance sampling and annealing, and sandwich it on simulated data.
 
@@ -86,18 +40,13 @@ class Anneal(Study):
         importance_samples: largest number of samples of the importance-weighted bounds.
     """
 
-    def __init__(
-        self,
-        images: PositiveInt = 100,
-        simulated: PositiveInt = 100,
-        start: Start = "prior",
-        steps: PositiveInt = 500,
-        chains: PositiveInt = 16,
-        leapfrog: PositiveInt = 5,
-        importance_samples: PositiveInt = 10_000,
-    ) -> None:
-        self.images, self.simulated, self.importance_samples = images, simulated, importance_samples
-        self.start, self.steps, self.chains, self.leapfrog = start, steps, chains, leapfrog
+    images: PositiveInt = 100
+    simulated: PositiveInt = 100
+    start: Literal["prior", "encoder"] = "prior"
+    steps: PositiveInt = 500
+    chains: PositiveInt = 16
+    leapfrog: PositiveInt = 5
+    importance_samples: PositiveInt = 10_000
 
     def run(self, subject: Subject) -> str:
         """Measure it.
@@ -130,7 +79,7 @@ class Anneal(Study):
     def _annealed(self, subject: Subject, x: Tensor, exact: Tensor | None) -> list[Quantity]:
         """The annealed lower bound, and its distance from log p(x) where that is exact."""
         parts = subject.parts(x, TOGETHER, "annealing", "annealing")
-        bound = torch.cat([self._bounds(subject, part, generator)[0] for part, generator in parts])
+        bound = torch.cat([self.bounds(subject.module, part, generator)[0] for part, generator in parts])
         name = f"annealed from the {self.start}: {self.steps:,} temperatures, {self.chains} chains"
         found = [subject.quantity(name, bound, "lower bound", self.chains)]
         if exact is not None:
@@ -141,9 +90,9 @@ class Anneal(Study):
     def _sandwich(self, subject: Subject, like: Tensor) -> list[Quantity]:
         """Bounds from both sides on log p(x) of images that the model made itself."""
         found = []
-        for part, generator in subject.parts(like, TOGETHER, "simulation", "sandwich on simulated data"):
-            x, z = subject.model.simulate(part, generator)
-            found.append(self._bounds(subject, x, generator, z))
+        for part, g in subject.parts(like, TOGETHER, "simulation", "sandwich on simulated data"):
+            x, z = subject.model.simulate(part, g)
+            found.append(self.bounds(subject.module, x, g, z))
         low, high = (torch.cat(bounds) for bounds in zip(*found, strict=True))
         C, made = self.chains, "simulated"
         return [
@@ -152,8 +101,37 @@ class Anneal(Study):
             subject.quantity("width of the sandwich", high - low, "stochastic estimate", C, made, NATS),
         ]
 
-    def _bounds(
-        self, subject: Subject, x: Tensor, generator: torch.Generator, posterior_sample: Tensor | None = None
+    def bounds(
+        self, module: LatentVariableModule, x: Tensor, generator: Generator, posterior_sample: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        q = starting_proposal(subject.module, x, self.start)
-        return sandwich(subject.model, x, q, self, generator, posterior_sample)
+        """Annealed lower bounds on log p(x) ``(B,)``, and upper ones where there is a posterior sample ``(B, K)``.
+
+        Raises:
+            UserError: if the chains shall start from an encoder and the model has none.
+        """
+        model = module.model
+        q = PriorProposal(model.prior, x) if self.start == "prior" else module.propose(x)
+        if self.start == "encoder" and isinstance(q, PriorProposal):
+            name = type(module).__name__
+            raise UserError(f"start: {name} has no encoder to anneal from, got {self.start}; use --start prior")
+
+        def log_ratio(z: Tensor) -> Tensor:
+            log_lik, log_prior = model.log_joint(x, z)
+            return log_lik + (log_prior - q.stopped_log_prob(z))
+
+        path = annealing.Path(q.stopped_log_prob, log_ratio, annealing.sigmoid_schedule(self.steps), self.leapfrog)
+        pilot = starting_points(model, q, x, min(self.chains, PILOT_CHAINS), generator)
+        tuned = annealing.tune(path, pilot, generator)
+        z = starting_points(model, q, x, self.chains, generator)
+        lower = annealing.lower_bound(annealing.forward(path, z, tuned, generator))
+        if posterior_sample is None:
+            return (lower,)
+        exact = posterior_sample.expand(self.chains, *posterior_sample.shape)
+        return lower, annealing.upper_bound(annealing.backward(path, exact, tuned, generator))
+
+
+def starting_points(model: LatentVariableModel, q: Proposal, x: Tensor, chains: int, g: Generator) -> Tensor:
+    """z ~ p₀, ``(C, B, K)``."""
+    if isinstance(q, PriorProposal):
+        return model.prior.sample(chains * len(x), g).view(chains, len(x), -1)
+    return torch.cat([drawn.z for drawn in q.draws(chains, Rows(0, len(x)), g, TOGETHER * chains)]).detach()

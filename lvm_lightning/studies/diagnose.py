@@ -9,7 +9,7 @@ from torch.nn import Parameter
 
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.densities import DiagonalGaussian, StandardNormal
-from lvm_lightning.evaluation import NATS, Kind, Quantity
+from lvm_lightning.evaluation import NATS, Quantity
 from lvm_lightning.evaluation.diagnostics import active_units, mutual_information, signal_to_noise
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.objectives import elbo, iw_elbo
@@ -39,9 +39,7 @@ class Diagnose(Study):
     def run(self, subject: Subject) -> str:
         """Measure it."""
         rows = {split: subject.rows(split, self.images) for split in SPLITS}
-        quantities: list[Quantity] = []
-        for split, x in rows.items():
-            quantities += self._bounds(subject, x, split)
+        quantities = [q for split, x in rows.items() for q in self._bounds(subject, x, split)]
         quantities += latents_of(subject, rows["test"])
         if self.gradient_repeats:
             first = rows["train"][:BATCH]
@@ -55,13 +53,13 @@ class Diagnose(Study):
         bounds = [(elbo(log_w), iw_elbo(log_w.double())) for log_w in weights]
         lower, tight = (torch.cat(values) for values in zip(*bounds, strict=True))
         exact = subject.log_marginal(x)
-        found: list[tuple[str, Tensor, Kind]] = [
-            (f"{split}: ELBO", lower, "lower bound"),
-            (f"{split}: log p(x) ≥ L_{self.samples}", tight, "lower bound"),
+        found = [
+            subject.quantity(f"{split}: ELBO", lower, "lower bound", self.samples, split),
+            subject.quantity(f"{split}: log p(x) ≥ L_{self.samples}", tight, "lower bound", self.samples, split),
         ]
         if exact is not None:
-            found.append((f"{split}: log p(x)", exact, "exact"))
-        return [subject.quantity(name, values, kind, self.samples, split) for name, values, kind in found]
+            found.append(subject.quantity(f"{split}: log p(x)", exact, "exact", self.samples, split))
+        return found
 
 
 def latents_of(subject: Subject, x: Tensor) -> list[Quantity]:
