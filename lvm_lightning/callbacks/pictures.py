@@ -21,7 +21,7 @@ from lvm_lightning.evaluation.rise import Tightness, tightness
 from lvm_lightning.figures import curves, pictures
 from lvm_lightning.modules import ExponentialPosterior, GaussianVAE
 from lvm_lightning.modules.base import LatentVariableModule
-from lvm_lightning.support.argtypes import PositiveInt
+from lvm_lightning.support import PositiveInt
 
 SOURCE_LIMIT = 15.0
 """Where the teaching source cuts its grid over z off."""

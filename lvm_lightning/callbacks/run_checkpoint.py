@@ -12,8 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lvm_lightning.callbacks.run_folder import has_stepped, run_folder
-from lvm_lightning.support.argtypes import NonNegativeFloat, OrUnlimited
-from lvm_lightning.support.errors import Stopped, StopSignals, UserError
+from lvm_lightning.support import NonNegativeFloat, OrUnlimited, Stopped, StopSignals, UserError
 
 LAST = "last.ckpt"
 

@@ -13,8 +13,7 @@ from lvm_lightning.evaluation.quantity import table
 from lvm_lightning.evaluation.report import FinishedBatches, Provenance, write_report
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.modules.provenance import provenance
-from lvm_lightning.support.argtypes import PositiveFloat, PositiveInt
-from lvm_lightning.support.files import write_arrays
+from lvm_lightning.support import PositiveFloat, PositiveInt, write_arrays
 
 
 def run_folder(trainer: Trainer) -> Path:

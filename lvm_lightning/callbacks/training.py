@@ -19,7 +19,7 @@ from lvm_lightning.data.loader import Batch
 from lvm_lightning.evaluation import LOG_P
 from lvm_lightning.figures.curves import training_curve
 from lvm_lightning.modules.base import LatentVariableModule
-from lvm_lightning.support.files import replacing
+from lvm_lightning.support import replacing
 
 LAST = 50
 """Steps that the closing mean is taken over."""

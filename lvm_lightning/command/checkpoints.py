@@ -10,8 +10,7 @@ import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from lvm_lightning.command.renamed import OLDER, migrate
-from lvm_lightning.support.errors import PROGRAM, UserError
-from lvm_lightning.support.files import replacing
+from lvm_lightning.support import PROGRAM, UserError, replacing
 
 TRAINING_ONLY = ("optimizer", "lr_scheduler")
 """Model arguments that may differ between a checkpoint and the configuration that evaluates it."""

@@ -17,7 +17,7 @@ from lvm_lightning.command.parsing import require_groups
 from lvm_lightning.command.trainer import Trainer
 from lvm_lightning.modules import ExponentialPosterior, GaussianVAE
 from lvm_lightning.studies import STUDIES, Study
-from lvm_lightning.support.errors import PROGRAM, Stopped, StopSignals, UserError
+from lvm_lightning.support import PROGRAM, Stopped, StopSignals, UserError
 
 ARGUMENT_ERRORS = (ValueError, TypeError, MisconfigurationException, ModuleNotFoundError, NotImplementedError)
 GROUPS = ("trainer", "checkpoint", "pictures", "evaluation")

@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lvm_lightning.callbacks.run_checkpoint import LAST
 from lvm_lightning.command.checkpoints import read_checkpoint, run_of
-from lvm_lightning.support.errors import PROGRAM
+from lvm_lightning.support import PROGRAM
 
 
 def with_key(message: str, settings: Namespace) -> str:

@@ -16,8 +16,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lvm_lightning.callbacks.run_checkpoint import LAST
 from lvm_lightning.callbacks.run_folder import run_folder
 from lvm_lightning.command.checkpoints import SETTINGS, run_of, settings_of
-from lvm_lightning.support.errors import PROGRAM, UserError
-from lvm_lightning.support.files import free_bytes, replacing
+from lvm_lightning.support import PROGRAM, UserError, free_bytes, replacing
 
 CHECKPOINTS, OTHER_FILES = 3, 20_000_000
 """Checkpoints that a run may have at a time, each with two moments of every weight; bytes of everything else."""

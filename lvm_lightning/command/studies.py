@@ -15,8 +15,7 @@ from lvm_lightning.command.parsing import Parser, nearest
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.modules.provenance import provenance
 from lvm_lightning.studies import FREE_STUDIES, STUDIES, FreeStudy, Study, Subject
-from lvm_lightning.support.argtypes import NonNegativeInt
-from lvm_lightning.support.errors import PROGRAM, UserError
+from lvm_lightning.support import PROGRAM, NonNegativeInt, UserError
 
 AnyStudy = type[Study] | type[FreeStudy]
 

@@ -8,8 +8,7 @@ from lightning.pytorch.plugins import CheckpointIO, LayerSync, Precision
 from lightning.pytorch.profilers import Profiler
 
 from lvm_lightning.command.checkpoints import SafeCheckpointIO
-from lvm_lightning.support.argtypes import NonNegativeInt, OrUnlimited, PositiveFloat, PositiveInt
-from lvm_lightning.support.errors import StopSignals
+from lvm_lightning.support import NonNegativeInt, OrUnlimited, PositiveFloat, PositiveInt, StopSignals
 
 Plugin = Precision | ClusterEnvironment | CheckpointIO | LayerSync
 

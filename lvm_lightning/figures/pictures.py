@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from lvm_lightning.figures.curves import new_figure, with_legend
-from lvm_lightning.support.files import replacing
+from lvm_lightning.support import replacing
 
 Pixels = npt.NDArray[np.uint8]
 GAP = 2
