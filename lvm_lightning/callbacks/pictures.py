@@ -96,8 +96,6 @@ class PosteriorPictures(Callback):
         images: number of reconstructions.
     """
 
-    _inputs: Tensor
-
     def __init__(self, images: int = 32) -> None:
         self.images = images
 

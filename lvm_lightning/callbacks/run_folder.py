@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lvm_lightning.evaluation.evaluators import EvaluationSettings, Evaluator
 from lvm_lightning.evaluation.quantity import table
-from lvm_lightning.evaluation.report import FinishedBatches, Provenance, write_report
+from lvm_lightning.evaluation.report import FinishedBatches, write_report
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.modules.provenance import provenance
 from lvm_lightning.support import PositiveFloat, PositiveInt, write_arrays
@@ -50,8 +50,6 @@ class EvaluationReport(Callback):
         evaluators: further evaluators, your own for example: their quantities appear in the table too.
         save_per_example: whether each image's values are written to ``evaluation_per_example.npz``, for ``compare``.
     """
-
-    _provenance: Provenance
 
     def __init__(
         self,

@@ -9,7 +9,6 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
@@ -32,8 +31,6 @@ class TrainingBound(Callback):
     exp(bound/D), the geometric mean of the probability of a pixel, where it is one. When training ends,
     ``training_bound.csv`` and the curve are written to the run's folder.
     """
-
-    _strategy: Strategy
 
     def __init__(self) -> None:
         self.bounds: list[float] = []
@@ -119,8 +116,7 @@ class BoundProgressBar(TQDMProgressBar):
     def _should_update(self, current: int, total: int | float) -> bool:
         now = time.monotonic()
         due = current == total or now - self._drawn >= self.seconds
-        if due:
-            self._drawn = now
+        self._drawn = now if due else self._drawn
         return self.is_enabled and due
 
 

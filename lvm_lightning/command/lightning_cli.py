@@ -3,21 +3,22 @@
 import inspect
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning.pytorch as pl
+from jsonargparse import SUPPRESS, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 from lvm_lightning.callbacks import finite, pictures, run_checkpoint, run_folder, training
-from lvm_lightning.command import checkpoints, messages, runs, studies
+from lvm_lightning.command import checkpoints, messages, runs
 from lvm_lightning.command.parsing import require_groups
-from lvm_lightning.command.trainer import Trainer
 from lvm_lightning.modules import ExponentialPosterior, GaussianVAE
-from lvm_lightning.studies import STUDIES, Study
-from lvm_lightning.support import PROGRAM, Stopped, StopSignals, UserError
+from lvm_lightning.modules.provenance import provenance
+from lvm_lightning.studies import STUDIES, Study, Subject
+from lvm_lightning.support import PROGRAM, NonNegativeInt, Stopped, UserError
 
 ARGUMENT_ERRORS = (ValueError, TypeError, MisconfigurationException, ModuleNotFoundError, NotImplementedError)
 GROUPS = ("trainer", "checkpoint", "pictures", "evaluation")
@@ -27,13 +28,11 @@ class CLI(LightningCLI):
     """LightningCLI that refuses to evaluate an untrained model, to replace what the user asked for, or to lose a run.
 
     Args:
-        stop: what SIGTERM and Ctrl-C do.
         study: the study that the subcommand asks for, if it asks for one.
         **kwargs: LightningCLI's.
     """
 
-    def __init__(self, stop: StopSignals, study: type[Study] | None, **kwargs: Any) -> None:
-        self.stop = stop
+    def __init__(self, study: type[Study] | None, **kwargs: Any) -> None:
         self._given = self._word = sys.argv[1] if len(sys.argv) > 1 else ""
         self._studies = STUDIES
         if study is not None and study not in STUDIES.values():  # the parser takes a dot for a key below
@@ -64,9 +63,17 @@ class CLI(LightningCLI):
             own = self.init_parser(description=inspect.getdoc(study))
             if name == self._word:
                 self._add_arguments(own)
-                self._own_settings = studies.add_study(own, study)
+                own.add_argument(
+                    "--ckpt_path", type=str | None, help="the checkpoint with the weights: last, best, or a path"
+                )
+                own.add_argument("--seed", type=NonNegativeInt, default=0, help="seed of the draws")
+                own.add_argument("--output", type=str | None, help="folder to write to; the run's folder by default")
+                own.add_argument(
+                    "--weights_only", type=bool | None, help=SUPPRESS
+                )  # a training run's configuration has it
+                self._own_settings: list[str] = own.add_class_arguments(study, fail_untyped=False)
             self._subcommand_parsers[name] = own
-            listed.add_subcommand(name, own, help=studies.summary(study))
+            listed.add_subcommand(name, own, help=(inspect.getdoc(study) or name).partition("\n")[0])
             own.prog = f"{PROGRAM} {self._given if name == self._word else name}"
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -132,8 +139,9 @@ class CLI(LightningCLI):
         self.model.check_data(self.datamodule)
         if self.subcommand == "fit":
             self.model.make_optimizer(max(0, settings.get("max_steps", 0)))
+        self._choose_callbacks(self._get(self.config_init, "trainer"), self._parser(self.subcommand).callback_keys)
         try:
-            return self._instantiate_our_trainer(**kwargs)
+            return super().instantiate_trainer(**kwargs)
         except ARGUMENT_ERRORS as error:
             names = ("accelerator", "devices", "strategy", "precision")
             received = ", ".join(f"{name} {settings.get(name)}" for name in names)
@@ -141,18 +149,14 @@ class CLI(LightningCLI):
                 raise
             raise UserError(f"trainer: {error} (got {received})") from error
 
-    def _instantiate_our_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """With what the subcommand and the model have a use for: every callback costs time at each step."""
-        trainer, model = self._get(self.config_init, "trainer"), self.model
-        keys = self._parser(self.subcommand).callback_keys
+    def _choose_callbacks(self, trainer: Namespace, keys: list[str]) -> None:
+        """Those that the subcommand and the model have a use for: every callback costs time at each step."""
         ours: list[tuple[pl.Callback, bool]] = [
             (finite.FiniteGuard(), True),
             (training.BoundProgressBar(), trainer.get("enable_progress_bar") is not False),
         ]
         if trainer.get("enable_checkpointing") is False:
             keys.remove("checkpoint")
-        else:
-            self._get(self.config_init, "checkpoint").stop = self.stop
         if trainer.get("fast_dev_run"):
             keys.clear()  # it leaves nothing behind
         else:
@@ -160,19 +164,13 @@ class CLI(LightningCLI):
                 (training.TrainingBound(), True),  # Lightning misses what a checkpoint has the state of
                 (Timer(), trainer.get("max_time") is None),  # else Lightning has one of its own
                 (run_folder.Predictions(), self.subcommand == "predict"),
-                (pictures.ExponentialPictures(), isinstance(model, ExponentialPosterior)),
-                (pictures.PosteriorPictures(), isinstance(model, GaussianVAE)),
+                (pictures.ExponentialPictures(), isinstance(self.model, ExponentialPosterior)),
+                (pictures.PosteriorPictures(), isinstance(self.model, GaussianVAE)),
                 (LearningRateMonitor(logging_interval="step"), trainer.get("logger") is not False),
             ]
             if self.subcommand == "fit" and not self._get(self.config_init, "test_after_fit"):
                 keys.remove("evaluation")
-        trainer.callbacks = [
-            *runs.as_list(trainer.get("callbacks")),
-            *(callback for callback, wanted in ours if wanted),
-        ]
-        made = cast(Trainer, super().instantiate_trainer(**kwargs))
-        made.stop = self.stop
-        return made
+        trainer.callbacks = runs.as_list(trainer.get("callbacks")) + [callback for callback, wanted in ours if wanted]
 
     def before_fit(self) -> None:
         """Find out now what would fail later: reading the data, and the room on the disk."""
@@ -205,12 +203,10 @@ class CLI(LightningCLI):
         except ValueError as error:
             raise ValueError(messages.with_key(str(error), self.config[self.subcommand])) from error
         except (OSError, RuntimeError) as error:
-            told = messages.what_happened(error)
-            if told is None:
+            if (told := messages.what_happened(error)) is None:
                 raise
-            raise RuntimeError(
-                f"{told}; {messages.how_to_go_on(self.trainer, subcommand)}".removesuffix("; ")
-            ) from error
+            advice = messages.how_to_go_on(self.trainer, subcommand)
+            raise RuntimeError("; ".join(filter(None, [told, advice]))) from error
 
     def _run_study(self, subcommand: str) -> None:
         """Make the study of its settings, and let it look at the model."""
@@ -218,4 +214,10 @@ class CLI(LightningCLI):
         self.model.settings = settings.evaluation.settings
         self.model.check_data(self.datamodule)
         study = self._studies[subcommand](**{name: settings[name] for name in self._own_settings})
-        print(study.run(studies.subject_of(self.trainer, self.model, self.datamodule, settings)))
+        self.model.load_state_dict(checkpoints.read_checkpoint(Path(settings.ckpt_path))["state_dict"])
+        self.model.to(self.trainer.strategy.root_device).eval()
+        folder = Path(settings.output or self.trainer.log_dir or self.trainer.default_root_dir)
+        self.datamodule.prepare_data()
+        self.datamodule.setup("test")
+        about = provenance(self.model, self.datamodule)
+        print(study.run(Subject(self.model, self.datamodule, folder, about, settings.seed)))

@@ -90,10 +90,8 @@ def advertisements_left_out() -> Iterator[None]:
 
     names = ("lightning", "lightning.pytorch", "lightning.fabric")
     handlers = [handler for name in names for handler in logging.getLogger(name).handlers]
-    for handler in handlers:
-        handler.addFilter(wanted)
-    try:
-        yield
-    finally:
+    with contextlib.ExitStack() as at_the_end:
         for handler in handlers:
-            handler.removeFilter(wanted)
+            handler.addFilter(wanted)
+            at_the_end.callback(handler.removeFilter, wanted)
+        yield

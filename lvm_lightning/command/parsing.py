@@ -16,8 +16,8 @@ from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lvm_lightning.command.renamed import new_name, new_setting
+from lvm_lightning.support import PROGRAM, UserError, debugging, one_line
 from lvm_lightning.support.argtypes import RULES
-from lvm_lightning.support.errors import PROGRAM, UserError, debugging, one_line
 
 A_CLASS, UNKNOWN = " class or its import path", "no such argument"
 _OPEN, _CLOSE = "⟦", "⟧"
@@ -29,10 +29,6 @@ class Mistake(NamedTuple):
 
     key: str
     rule: str
-
-    def below(self, key: str) -> "Mistake":
-        """The same, told by the parser above."""
-        return self._replace(key=f"{key}.{self.key}" if self.key else key)
 
     def __str__(self) -> str:
         new = new_setting(self.key) if self.rule.startswith(UNKNOWN) else None
@@ -89,7 +85,7 @@ def _mistake(parser: Parser, message: str, error: Exception | None) -> Mistake:
     found = Mistake(inner[1], inner[2]) if inner else None
     if (check := _failed_check(error)) is not None:
         key, hint, value = check
-        return found.below(key) if found else Mistake(key, _rule(hint, value))
+        return Mistake(f"{key}.{found.key}".rstrip("."), found.rule) if found else Mistake(key, _rule(hint, value))
     if found is not None:
         return found
     if (unknown := _refused_key(parser, message, error)) is not None:

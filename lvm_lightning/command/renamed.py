@@ -4,12 +4,7 @@ from typing import Any
 
 OLDER = "lvm_lightning_older"
 """Key in a checkpoint whose weights had other names: it can be tested, but its training cannot go on exactly."""
-CLASSES = {
-    "lvm_lightning.likelihoods.": "lvm_lightning.densities.",
-    "lvm_lightning.priors.": "lvm_lightning.densities.",
-    "lvm_lightning.proposals.": "lvm_lightning.densities.",
-    "lvm_lightning.optimizers.": "lvm_lightning.networks.",
-}
+ROOMS = {"likelihoods": "densities", "priors": "densities", "proposals": "densities", "optimizers": "networks"}
 """Where a public class was → where it is."""
 SETTINGS = {
     "model.test_samples": "evaluation.samples",
@@ -18,16 +13,15 @@ SETTINGS = {
     "model.alpha": "model.bound, Renyi with its alpha (none for alpha 0)",
 }
 """What a setting was called → what it is called."""
-WEIGHTS = {f"{part}.": f"model.{part}." for part in ("prior", "decoder", "likelihood")}
-"""What the name of a weight began with → what it begins with."""
+WEIGHTS = ("prior.", "decoder.", "likelihood.")
+"""What the name of a weight began with that is now one of the ``model.``'s."""
 
 
 def new_name(path: str) -> str:
     """The import path of a class today."""
-    for old, new in CLASSES.items():
-        if path.startswith(old):
-            return new + path.rpartition(".")[2]
-    return path
+    package, *inner = path.split(".")
+    moved = package == "lvm_lightning" and len(inner) > 1 and inner[0] in ROOMS
+    return f"{package}.{ROOMS[inner[0]]}.{inner[-1]}" if moved else path
 
 
 def new_setting(key: str) -> str | None:
@@ -43,7 +37,7 @@ def migrate(checkpoint: dict[str, Any]) -> dict[str, Any]:
     for old in SETTINGS:
         settings.pop(old.removeprefix("model."), None)
     weights = checkpoint["state_dict"]
-    renamed = {_new_weight(name): value for name, value in weights.items()}
+    renamed = {f"model.{name}" if name.startswith(WEIGHTS) else name: value for name, value in weights.items()}
     found = checkpoint | {"hyper_parameters": settings, "state_dict": renamed}
     return found if renamed.keys() == weights.keys() else found | {OLDER: True}
 
@@ -52,11 +46,6 @@ def _bound(alpha: float) -> str | dict[str, Any]:
     """The bound that a module without the argument had: the Rényi bound of order α, by default 0."""
     objectives = "lvm_lightning.objectives"
     return {"class_path": f"{objectives}.Renyi", "init_args": {"alpha": alpha}} if alpha else f"{objectives}.iw_elbo"
-
-
-def _new_weight(name: str) -> str:
-    old = next((old for old in WEIGHTS if name.startswith(old)), None)
-    return name if old is None else WEIGHTS[old] + name.removeprefix(old)
 
 
 def _renamed(value: Any) -> Any:

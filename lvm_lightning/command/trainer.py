@@ -8,7 +8,7 @@ from lightning.pytorch.plugins import CheckpointIO, LayerSync, Precision
 from lightning.pytorch.profilers import Profiler
 
 from lvm_lightning.command.checkpoints import SafeCheckpointIO
-from lvm_lightning.support import NonNegativeInt, OrUnlimited, PositiveFloat, PositiveInt, StopSignals
+from lvm_lightning.support import STOP, NonNegativeInt, OrUnlimited, PositiveFloat, PositiveInt
 
 Plugin = Precision | ClusterEnvironment | CheckpointIO | LayerSync
 
@@ -40,7 +40,7 @@ class Trainer(pl.Trainer):
     some of them late and others never. The limits also because ``typing`` may hand out Lightning's
     ``Union[int, float]`` with its members swapped, whichever some other library made first; then 1 on the command line
     would be 1.0, all batches. (No restricted type for them: it would take 1.0 for the whole number 1.)
-    Checkpoints are written and read by :class:`SafeCheckpointIO`; :attr:`stop` is what SIGTERM and Ctrl-C do.
+    Checkpoints are written and read by :class:`SafeCheckpointIO`; :data:`.STOP` is what SIGTERM and Ctrl-C do.
     """
 
     def __init__(
@@ -70,7 +70,6 @@ class Trainer(pl.Trainer):
         for name, value in given.items():
             if name.startswith("limit_") or name in ("overfit_batches", "val_check_interval"):
                 require_batches(name, value, least=1 if name == "val_check_interval" else 0)
-        self.stop: StopSignals | None = None
         super().__init__(**given | {"plugins": with_safe_checkpoints(plugins)}, **kwargs)
 
     def _run_stage(self) -> Any:
@@ -79,6 +78,5 @@ class Trainer(pl.Trainer):
         Lightning has just put its own handler for SIGTERM in place. That one exits with status 0, saves nothing, and
         with several processes starts a broadcast from inside the handler, in the middle of whatever else they send.
         """
-        if self.stop is not None:
-            self.stop.install()
+        STOP.install()
         return super()._run_stage()

@@ -78,15 +78,10 @@ class Tightness(Study):
         figure = tightness_curve(rows, truth.value if truth else None, title)
         picture, numbers = subject.folder / "tightness.png", subject.folder / "tightness.json"
         save_png(render(figure), picture)
-        content = {
-            "unit": subject.module.units[LOG_P],
-            "examples": len(x),
-            "log_p": dataclasses.asdict(truth) if truth else None,
-            "rows": [dataclasses.asdict(row) for row in rows],
-            "provenance": dataclasses.asdict(subject.provenance),
-        }
-        write_json(numbers, content)
-        return f"{table(rows, truth, subject.module.units[LOG_P])}\n\nwritten to {picture} and {numbers}"
+        unit, listed = subject.module.units[LOG_P], [dataclasses.asdict(row) for row in rows]
+        content = {"unit": unit, "examples": len(x), "log_p": dataclasses.asdict(truth) if truth else None}
+        write_json(numbers, content | {"rows": listed, "provenance": dataclasses.asdict(subject.provenance)})
+        return f"{table(rows, truth, unit)}\n\nwritten to {picture} and {numbers}"
 
     def _rows(self, subject: Subject, x: Tensor, log_p: Tensor | None) -> list[Row]:
         generator, parts = generator_for(subject.seed, "tightness", 0), []

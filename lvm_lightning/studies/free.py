@@ -99,12 +99,10 @@ def require_same_data(first: Run, other: Run) -> None:
             f"RUN: the data of a run must say what they are, got none in {other.path}; test it with a data module that "
             "has a description() with a digest"
         )
-    for key in ABOUT:
-        if other.data.get(key) != first.data.get(key):
-            one, two = (f"{key} {run.data.get(key)!r} in {run.path}" for run in (first, other))
-            raise UserError(
-                f"RUN: the runs must be about the same data, got {one} and {two}; test both on one data set"
-            )
+    key = next((key for key in ABOUT if other.data.get(key) != first.data.get(key)), None)
+    if key is not None:
+        one, two = (f"{key} {run.data.get(key)!r} in {run.path}" for run in (first, other))
+        raise UserError(f"RUN: the runs must be about the same data, got {one} and {two}; test both on one data set")
 
 
 def _cell(run: Run, name: str) -> str:

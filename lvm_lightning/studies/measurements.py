@@ -71,14 +71,10 @@ class Anneal(Study):
         """L_S for S = 1, 10, 100, … ≤ ``importance_samples``, from groups of the same draws."""
         largest = powers(10, self.importance_samples)[-1]
         rows = max(1, min(50, 10_000_000 // self.importance_samples))
-        found = [
-            bounds_of(subject.log_weights(part, largest, generator).double(), 10)
-            for part, generator in subject.parts(x, rows, "tightness", "importance sampling")
-        ]
-        return [
-            subject.quantity(f"importance-weighted bound L_{N}", torch.cat([b[N] for b in found]), "lower bound", N)
-            for N in found[0]
-        ]
+        parts = subject.parts(x, rows, "tightness", "importance sampling")
+        found = [bounds_of(subject.log_weights(part, largest, noise).double(), 10) for part, noise in parts]
+        bounds = {N: torch.cat([part[N] for part in found]) for N in found[0]}
+        return [subject.quantity(f"importance-weighted bound L_{N}", b, "lower bound", N) for N, b in bounds.items()]
 
     def _annealed(self, subject: Subject, x: Tensor, exact: Tensor | None) -> list[Quantity]:
         """The annealed lower bound, and its distance from log p(x) where that is exact."""

@@ -47,14 +47,9 @@ class Stopped(BaseException):
         self.advice, self.alone = "", True
         super().__init__(f"stopped by {'Ctrl-C' if self.number == signal.SIGINT else self.number.name}")
 
-    @property
-    def status(self) -> int:
-        """Exit status, as a shell gives it: 128 + the signal's number."""
-        return 128 + self.number
-
 
 class StopSignals:
-    """What SIGTERM and Ctrl-C do.
+    """What SIGTERM and Ctrl-C do to the process: :data:`STOP`, once it is installed.
 
     They raise :class:`Stopped`; while ``deferring`` the first one is only noted in ``received``, for someone who raises
     it at a good moment, and the second raises.
@@ -73,10 +68,10 @@ class StopSignals:
                 self._before.setdefault(number, before)
 
     def restore(self) -> None:
-        """Give them back as they were before the first :meth:`install`."""
+        """Give them back as they were before the first :meth:`install`, and forget what was received."""
         for number, before in self._before.items():
             signal.signal(number, before)
-        self._before = {}
+        self._before, self.deferring, self.received = {}, False, None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if not self.deferring or self.received is not None:
@@ -84,3 +79,6 @@ class StopSignals:
         self.received = signal.Signals(number)
         # Not print: its buffer may be in use by what the signal interrupted.
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nsaving at the end of this step ...\n")
+
+
+STOP = StopSignals()
