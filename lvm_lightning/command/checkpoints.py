@@ -1,4 +1,7 @@
-"""Checkpoints, read without running any code in them and held against the configuration."""
+"""Checkpoints, read without running any code in them and held against the configuration.
+
+Those of an older version, as its configs and its command line, call some things by another name.
+"""
 
 import io
 import pickle
@@ -9,7 +12,6 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from lvm_lightning.command.renamed import OLDER, migrate
 from lvm_lightning.support import PROGRAM, UserError, replacing
 
 TRAINING_ONLY = ("optimizer", "lr_scheduler")
@@ -24,6 +26,20 @@ TRAINER_SETTINGS = (
     *("limit_train_batches", "overfit_batches"),
 )
 """Settings of the trainer that the steps depend on."""
+
+OLDER = "lvm_lightning_older"
+"""Key in a checkpoint whose weights had other names: it can be tested, but its training cannot go on exactly."""
+ROOMS = {"likelihoods": "densities", "priors": "densities", "proposals": "densities", "optimizers": "networks"}
+"""Where a public class was → where it is."""
+NEW_SETTINGS = {
+    "model.test_samples": "evaluation.samples",
+    "model.test_widen": "evaluation.widen",
+    "model.quadrature_spacing": "evaluation.spacing",
+    "model.alpha": "model.bound, Renyi with its alpha (none for alpha 0)",
+}
+"""What a setting was called → what it is called."""
+WEIGHTS = ("prior.", "decoder.", "likelihood.")
+"""What the name of a weight began with that is now one of the ``model.``'s."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -148,3 +164,43 @@ def require_same_run(path: Path, checkpoint: dict[str, Any], settings: dict[str,
 def run_of(checkpoint: Path) -> Path:
     """Folder of the run that wrote a checkpoint: ``<run>/checkpoints/<name>.ckpt``."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def new_name(path: str) -> str:
+    """The import path of a class today."""
+    package, *inner = path.split(".")
+    moved = package == "lvm_lightning" and len(inner) > 1 and inner[0] in ROOMS
+    return f"{package}.{ROOMS[inner[0]]}.{inner[-1]}" if moved else path
+
+
+def new_setting(key: str) -> str | None:
+    """What replaces a setting that is gone."""
+    return NEW_SETTINGS.get(key.replace("init_args.", ""))
+
+
+def migrate(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint under today's names: its class paths, its settings and its weights. One of today stays as it is."""
+    settings = _renamed(checkpoint.get("hyper_parameters", {}))
+    if str(settings.get("_class_path")).startswith("lvm_lightning.modules.") and "bound" not in settings:
+        settings["bound"] = _bound(settings.pop("alpha", 0.0))
+    for old in NEW_SETTINGS:
+        settings.pop(old.removeprefix("model."), None)
+    weights = checkpoint["state_dict"]
+    renamed = {f"model.{name}" if name.startswith(WEIGHTS) else name: value for name, value in weights.items()}
+    found = checkpoint | {"hyper_parameters": settings, "state_dict": renamed}
+    return found if renamed.keys() == weights.keys() else found | {OLDER: True}
+
+
+def _bound(alpha: float) -> str | dict[str, Any]:
+    """The bound that a module without the argument had: the Rényi bound of order α, by default 0."""
+    objectives = "lvm_lightning.objectives"
+    return {"class_path": f"{objectives}.Renyi", "init_args": {"alpha": alpha}} if alpha else f"{objectives}.iw_elbo"
+
+
+def _renamed(value: Any) -> Any:
+    """The same plain value with every class path renamed."""
+    if isinstance(value, dict):
+        return {name: _renamed(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_renamed(inner) for inner in value)
+    return new_name(value) if isinstance(value, str) else value

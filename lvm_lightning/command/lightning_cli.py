@@ -63,14 +63,12 @@ class CLI(LightningCLI):
             own = self.init_parser(description=inspect.getdoc(study))
             if name == self._word:
                 self._add_arguments(own)
-                own.add_argument(
-                    "--ckpt_path", type=str | None, help="the checkpoint with the weights: last, best, or a path"
-                )
+                weights = "the checkpoint with the weights: last, best, or a path"
+                own.add_argument("--ckpt_path", type=str | None, help=weights)
                 own.add_argument("--seed", type=NonNegativeInt, default=0, help="seed of the draws")
                 own.add_argument("--output", type=str | None, help="folder to write to; the run's folder by default")
-                own.add_argument(
-                    "--weights_only", type=bool | None, help=SUPPRESS
-                )  # a training run's configuration has it
+                # a training run's configuration has it
+                own.add_argument("--weights_only", type=bool | None, help=SUPPRESS)
                 self._own_settings: list[str] = own.add_class_arguments(study, fail_untyped=False)
             self._subcommand_parsers[name] = own
             listed.add_subcommand(name, own, help=(inspect.getdoc(study) or name).partition("\n")[0])
@@ -103,9 +101,8 @@ class CLI(LightningCLI):
             if self.config.subcommand == "fit":
                 for note in checkpoints.require_same_run(path, checkpoint, checkpoints.settings_of(self.config_dump)):
                     rank_zero_info(f"{PROGRAM}: note: {note}")
-            if (
-                self.config.subcommand != "fit" or path.name == run_checkpoint.LAST
-            ):  # from an earlier state, a run of its own
+            # from an earlier state, fit makes a run of its own
+            if self.config.subcommand != "fit" or path.name == run_checkpoint.LAST:
                 runs.continue_run_folder(settings, path)
         elif self.config.subcommand != "fit":
             raise UserError(

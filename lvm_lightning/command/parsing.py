@@ -15,7 +15,7 @@ import yaml
 from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lvm_lightning.command.renamed import new_name, new_setting
+from lvm_lightning.command.checkpoints import new_name, new_setting
 from lvm_lightning.support import PROGRAM, UserError, debugging, one_line
 from lvm_lightning.support.argtypes import RULES
 

@@ -3,20 +3,12 @@
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.pytorch.plugins import CheckpointIO, LayerSync, Precision
+from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.profilers import Profiler
 
 from lvm_lightning.command.checkpoints import SafeCheckpointIO
+from lvm_lightning.command.runs import as_list
 from lvm_lightning.support import STOP, NonNegativeInt, OrUnlimited, PositiveFloat, PositiveInt
-
-Plugin = Precision | ClusterEnvironment | CheckpointIO | LayerSync
-
-
-def with_safe_checkpoints(plugins: Plugin | list[Plugin] | None) -> list[Plugin]:
-    """The plugins, and :class:`SafeCheckpointIO` where none of them writes checkpoints."""
-    given = [] if plugins is None else plugins if isinstance(plugins, list) else [plugins]
-    return given if any(isinstance(p, CheckpointIO) for p in given) else [*given, SafeCheckpointIO()]
 
 
 def require_batches(name: str, value: int | float | None, least: int) -> None:
@@ -63,14 +55,16 @@ class Trainer(pl.Trainer):
         gradient_clip_val: PositiveFloat | None = None,
         gradient_clip_algorithm: Literal["norm", "value"] | None = None,
         profiler: Profiler | Literal["simple", "advanced", "pytorch"] | None = None,
-        plugins: Plugin | list[Plugin] | None = None,
         **kwargs: Any,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
         for name, value in given.items():
             if name.startswith("limit_") or name in ("overfit_batches", "val_check_interval"):
                 require_batches(name, value, least=1 if name == "val_check_interval" else 0)
-        super().__init__(**given | {"plugins": with_safe_checkpoints(plugins)}, **kwargs)
+        plugins = as_list(kwargs.get("plugins"))
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, SafeCheckpointIO()]
+        super().__init__(**given, **kwargs)
 
     def _run_stage(self) -> Any:
         """Take SIGTERM and Ctrl-C over again.
