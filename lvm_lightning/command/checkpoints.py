@@ -109,8 +109,7 @@ def _said(value: Any) -> Any:
     """A plain value without what is none: an argument that a class did not have yet is one that is not set."""
     if not isinstance(value, dict):
         return value
-    kept = {name: _said(inner) for name, inner in value.items()}
-    return {name: inner for name, inner in kept.items() if inner is not None and inner != {}}
+    return {name: said for name, inner in value.items() if (said := _said(inner)) is not None and said != {}}
 
 
 def settings_of(configuration: dict[str, Any]) -> dict[str, Any]:

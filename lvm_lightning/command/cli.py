@@ -1,19 +1,20 @@
 """The command ``lvm-lightning``: its subcommands, its exit status, and one line for every mistake."""
 
+import contextlib
 import importlib
 import inspect
+import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningCLI
 
 from lvm_lightning.command.lightning_cli import CLI
-from lvm_lightning.command.messages import advertisements_left_out, process_rank
 from lvm_lightning.command.parsing import Parser, nearest
-from lvm_lightning.command.runs import SaveRunConfig
+from lvm_lightning.command.runs import SaveRunConfig, process_rank
 from lvm_lightning.command.trainer import Trainer
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.studies import FREE_STUDIES, STUDIES, FreeStudy, Study
@@ -120,3 +121,20 @@ def run_free(study: type[FreeStudy], word: str, arguments: Sequence[str]) -> Non
     settings: dict[str, Any] = parser.parse_args(list(arguments)).as_dict()
     given = [value for parameter in several for value in settings.pop(parameter.name)]
     print(study(*given, **settings).run())
+
+
+@contextlib.contextmanager
+def advertisements_left_out() -> Iterator[None]:
+    """Of Lightning's messages, leave out tips for its products, and what every run says: the seed is in its config."""
+    left_out = ("💡 Tip", "Seed set to", "`weights_only` was not set")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not any(words in record.getMessage() for words in left_out)
+
+    names = ("lightning", "lightning.pytorch", "lightning.fabric")
+    handlers = [handler for name in names for handler in logging.getLogger(name).handlers]
+    with contextlib.ExitStack() as at_the_end:
+        for handler in handlers:
+            handler.addFilter(wanted)
+            at_the_end.callback(handler.removeFilter, wanted)
+        yield

@@ -13,8 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 from lvm_lightning.callbacks import finite, pictures, run_checkpoint, run_folder, training
-from lvm_lightning.command import checkpoints, messages, runs
-from lvm_lightning.command.parsing import require_groups
+from lvm_lightning.command import checkpoints, parsing, runs
 from lvm_lightning.modules import ExponentialPosterior, GaussianVAE
 from lvm_lightning.modules.provenance import provenance
 from lvm_lightning.studies import STUDIES, Study, Subject
@@ -85,7 +84,7 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse them, once the config files have the form that the parser takes for granted."""
-        require_groups(sys.argv, GROUPS)
+        parsing.require_groups(sys.argv, GROUPS)
         self.config = parser.parse_args([self._word, *sys.argv[2:]] if self._word else [])
 
     def _parse_ckpt_path(self) -> None:
@@ -120,7 +119,7 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Take a folder for a new run, which no other process then takes, and nothing that is there."""
         settings = self.config[self.subcommand]
-        if self.subcommand == "fit" and not settings.trainer.get("fast_dev_run") and messages.process_rank() == 0:
+        if self.subcommand == "fit" and not settings.trainer.get("fast_dev_run") and runs.process_rank() == 0:
             self._new_folder = runs.take_run_folder(settings)
 
     def instantiate_classes(self) -> None:
@@ -128,7 +127,7 @@ class CLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ARGUMENT_ERRORS as error:
-            raise UserError(messages.with_key(messages.first_told(error), self.config[self.subcommand])) from error
+            raise UserError(parsing.with_key(parsing.first_told(error), self.config[self.subcommand])) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer with the callbacks that fit its switches, once the model and the data are known to fit it."""
@@ -176,7 +175,7 @@ class CLI(LightningCLI):
         try:
             self.datamodule.train_dataloader()
         except ValueError as error:
-            raise UserError(messages.with_key(str(error), self.config[self.subcommand])) from error
+            raise UserError(parsing.with_key(str(error), self.config[self.subcommand])) from error
         logger = runs.logger_arguments(self.config[self.subcommand])
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         runs.require_room(Path(logger.get("save_dir") or self.trainer.default_root_dir), weights)
@@ -194,15 +193,15 @@ class CLI(LightningCLI):
         except Stopped as stopped:
             if self.trainer.strategy.launcher is not None and not stopped.agreed:
                 self.trainer.strategy.launcher.kill(stopped.number)
-            stopped.advice = messages.how_to_go_on(self.trainer, subcommand)
-            stopped.alone = not messages.started_by_lightning(self.trainer)
+            stopped.advice = runs.how_to_go_on(self.trainer, subcommand)
+            stopped.alone = not runs.started_by_lightning(self.trainer)
             raise
         except ValueError as error:
-            raise ValueError(messages.with_key(str(error), self.config[self.subcommand])) from error
+            raise ValueError(parsing.with_key(str(error), self.config[self.subcommand])) from error
         except (OSError, RuntimeError) as error:
-            if (told := messages.what_happened(error)) is None:
+            if (told := parsing.what_happened(error)) is None:
                 raise
-            advice = messages.how_to_go_on(self.trainer, subcommand)
+            advice = runs.how_to_go_on(self.trainer, subcommand)
             raise RuntimeError("; ".join(filter(None, [told, advice]))) from error
 
     def _run_study(self, subcommand: str) -> None:

@@ -1,21 +1,25 @@
 """Folders of runs: a new one for a new run, the same one for a run that goes on, and never one that is taken.
 
-Each has the configuration of its run.
+Each has the configuration of its run, with which it goes on.
 """
 
 import contextlib
 import itertools
+import shlex
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 from jsonargparse import Namespace
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.trainer.states import TrainerFn
 
 from lvm_lightning.callbacks.run_checkpoint import LAST
 from lvm_lightning.callbacks.run_folder import run_folder
-from lvm_lightning.command.checkpoints import SETTINGS, run_of, settings_of
+from lvm_lightning.command.checkpoints import SETTINGS, read_checkpoint, run_of, settings_of
 from lvm_lightning.support import PROGRAM, UserError, free_bytes, replacing
 
 CHECKPOINTS, OTHER_FILES = 3, 20_000_000
@@ -66,14 +70,11 @@ def take_run_folder(settings: Namespace) -> Path | None:
         return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if logger.version is None:
-            logger.version = next_version(folder)
-        else:
-            version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-            if any((folder / version).glob("*")):
-                raise UserError(holds_a_run("trainer.logger.version", folder / version))
-            (folder / version).mkdir(exist_ok=True)
-            logger.version = version
+        version = next_version(folder) if logger.version is None else logger.version
+        logger.version = version if isinstance(version, str) else f"version_{version}"
+        if any((folder / logger.version).glob("*")):
+            raise UserError(holds_a_run("trainer.logger.version", folder / logger.version))
+        (folder / logger.version).mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(
             f"trainer.logger.save_dir: must be a folder that can be written to, got {folder} ({error.strerror}); "
@@ -137,6 +138,33 @@ def as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
+
+
+def how_to_go_on(trainer: Trainer, subcommand: str) -> str:
+    """The command that goes on from the last checkpoint, or from the finished batches of a test."""
+    if subcommand == "test":
+        return "run the same command again; a test goes on from its finished batches"
+    if subcommand != "fit":
+        return ""
+    folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+    last = Path(folder or ".") / LAST
+    if folder is None or not last.exists():
+        return "nothing had been saved yet"
+    where = f"--config {shlex.quote(str(run_of(last) / 'config.yaml'))} --ckpt_path {shlex.quote(str(last))}"
+    if trainer.state.fn == TrainerFn.TESTING:
+        return f"the training is done; go on with: {PROGRAM} test {where}"
+    return f"saved after step {read_checkpoint(last)['global_step']:,}; go on with: {PROGRAM} fit {where}"
+
+
+def process_rank() -> int:
+    """Number of this process, as its launcher gave it."""
+    return _get_rank() or 0
+
+
+def started_by_lightning(trainer: Trainer) -> bool:
+    """Whether this is a process that the main one started: that one answers for both."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
 
 
 class SaveRunConfig(SaveConfigCallback):
