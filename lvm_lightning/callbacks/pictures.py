@@ -138,9 +138,7 @@ class ExponentialPictures(Callback):
         self._path: list[Tensor | float] = []
         self._x: Tensor | None = None
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, _: Any, batch: Batch, *__: Any) -> None:
         """Keep θ, on its device."""
         if isinstance(pl_module, ExponentialPosterior):
             self._path.append(pl_module.theta)

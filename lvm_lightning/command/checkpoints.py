@@ -153,11 +153,9 @@ def require_same_run(path: Path, checkpoint: dict[str, Any], settings: dict[str,
                 f"{name}: the run was started with {then!r}, the configuration says {now!r}; go on with the run's own, "
                 f"--config {run_of(path) / 'config.yaml'}"
             )
-    return [
-        f"trainer.{name}: the run was started with {then!r} and goes on with {settings['trainer'][name]!r}"
-        for name, then in saved["trainer"].items()
-        if then != settings["trainer"][name]
-    ]
+    then, now = saved["trainer"], settings["trainer"]
+    changed = [name for name in then if then[name] != now[name]]
+    return [f"trainer.{n}: the run was started with {then[n]!r} and goes on with {now[n]!r}" for n in changed]
 
 
 def run_of(checkpoint: Path) -> Path:

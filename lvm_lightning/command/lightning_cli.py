@@ -20,7 +20,6 @@ from lvm_lightning.studies import STUDIES, Study, Subject
 from lvm_lightning.support import PROGRAM, NonNegativeInt, Stopped, UserError
 
 ARGUMENT_ERRORS = (ValueError, TypeError, MisconfigurationException, ModuleNotFoundError, NotImplementedError)
-GROUPS = ("trainer", "checkpoint", "pictures", "evaluation")
 
 
 class CLI(LightningCLI):
@@ -84,7 +83,7 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse them, once the config files have the form that the parser takes for granted."""
-        parsing.require_groups(sys.argv, GROUPS)
+        parsing.require_groups(sys.argv, ("trainer", "checkpoint", "pictures", "evaluation"))
         self.config = parser.parse_args([self._word, *sys.argv[2:]] if self._word else [])
 
     def _parse_ckpt_path(self) -> None:

@@ -34,8 +34,7 @@ def newest_checkpoint(settings: Namespace, name: str) -> Path:
     """
     logger = logger_arguments(settings)
     folder = Path(logger.get("save_dir") or ".") / (logger.get("name") or "")
-    found = folder.glob(f"*/checkpoints/{name}.ckpt")
-    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+    newest = max(folder.glob(f"*/checkpoints/{name}.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
     if newest is None:
         raise UserError(
             f"ckpt_path: no run under {folder} has a {name!r} checkpoint; run '{PROGRAM} fit' or give a path"

@@ -137,7 +137,6 @@ def starting_points(model: LatentVariableModel, q: Proposal, x: Tensor, chains: 
     return torch.cat([drawn.z for drawn in q.draws(chains, Rows(0, len(x)), g, TOGETHER * chains)]).detach()
 
 
-SPLITS = ("train", "val", "test")
 BATCH = 100
 """Images that are looked at together."""
 
@@ -158,7 +157,7 @@ class Diagnose(Study):
 
     def run(self, subject: Subject) -> str:
         """Measure it."""
-        rows = {split: subject.rows(split, self.images) for split in SPLITS}
+        rows = {split: subject.rows(split, self.images) for split in ("train", "val", "test")}
         quantities = [q for split, x in rows.items() for q in self._bounds(subject, x, split)]
         quantities += latents_of(subject, rows["test"])
         if self.gradient_repeats:

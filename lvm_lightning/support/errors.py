@@ -11,7 +11,6 @@ from types import FrameType
 from typing import Any
 
 PROGRAM = "lvm-lightning"
-STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 class UserError(Exception):
@@ -63,9 +62,8 @@ class StopSignals:
     def install(self) -> None:
         """Take the signals over, once more where a library took them in between."""
         if threading.current_thread() is threading.main_thread():
-            for number in STOPPING:
-                before = signal.signal(number, self)
-                self._before.setdefault(number, before)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before.setdefault(number, signal.signal(number, self))
 
     def restore(self) -> None:
         """Give them back as they were before the first :meth:`install`, and forget what was received."""
