@@ -79,7 +79,6 @@ class FiniteGuard(Callback):
         NonFiniteError: naming all that.
     """
 
-    _batch: Batch
     _good: tuple[int, Batch]
     """The last step whose loss was finite, and its batch."""
 

@@ -35,9 +35,7 @@ def publish(trainer: Trainer, folder: Path, figures: Iterable[tuple[str, Figure]
 
     One process draws them: give an iterator that draws when it is asked.
     """
-    if not trainer.is_global_zero:
-        return
-    for name, figure in figures:
+    for name, figure in figures if trainer.is_global_zero else ():
         pixels = pictures.render(figure)
         pictures.save_png(pixels, folder / "figures" / f"{name}.png")
         for logger in tensorboards(trainer):
@@ -202,5 +200,4 @@ def gaps(problem: Problem, rate: float) -> list[Tightness]:
     log_w = closed_forms.log_joint(problem, e / rate) - (torch.tensor(rate).double().log() - e)
     log_p = torch.full((REPEATS,), closed_forms.log_marginal(problem), dtype=torch.float64)
     variance = closed_forms.relative_variance(problem, rate)
-    rows = tightness(log_w, log_p)
-    return [dataclasses.replace(row, predicted_gap=variance / (2 * row.samples)) for row in rows]
+    return [dataclasses.replace(row, predicted_gap=variance / (2 * row.samples)) for row in tightness(log_w, log_p)]

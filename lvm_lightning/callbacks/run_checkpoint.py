@@ -53,7 +53,6 @@ class RunCheckpoint(ModelCheckpoint):
         kwargs["save_on_train_epoch_end"] = bool(kwargs.get("save_on_train_epoch_end"))
         super().__init__(mode=mode, save_top_k=save_top_k, **kwargs)
         self.last_every_seconds = last_every_seconds
-        self._saved_at = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let early stopping look at a validation when it ends, too."""

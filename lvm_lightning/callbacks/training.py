@@ -92,8 +92,7 @@ class TrainingBound(Callback):
 
     def _flush(self) -> None:
         if self._pending:
-            bounds = self._strategy.reduce(torch.stack(self._pending), reduce_op="mean")
-            self.bounds += cast(Tensor, bounds).tolist()
+            self.bounds += cast(Tensor, self._strategy.reduce(torch.stack(self._pending), reduce_op="mean")).tolist()
             self._pending = []
 
 

@@ -180,8 +180,7 @@ def migrate(checkpoint: dict[str, Any]) -> dict[str, Any]:
     settings = _renamed(checkpoint.get("hyper_parameters", {}))
     if str(settings.get("_class_path")).startswith("lvm_lightning.modules.") and "bound" not in settings:
         settings["bound"] = _bound(settings.pop("alpha", 0.0))
-    for old in NEW_SETTINGS:
-        settings.pop(old.removeprefix("model."), None)
+    settings = {name: value for name, value in settings.items() if f"model.{name}" not in NEW_SETTINGS}
     weights = checkpoint["state_dict"]
     renamed = {f"model.{name}" if name.startswith(WEIGHTS) else name: value for name, value in weights.items()}
     found = checkpoint | {"hyper_parameters": settings, "state_dict": renamed}

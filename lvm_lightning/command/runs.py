@@ -134,9 +134,7 @@ def logger_arguments(settings: Namespace) -> Namespace:
 
 def as_list(value: Any) -> list[Any]:
     """None is no entry; a single value is one entry."""
-    if value is None:
-        return []
-    return value if isinstance(value, list) else [value]
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def how_to_go_on(trainer: Trainer, subcommand: str) -> str:

@@ -78,8 +78,7 @@ def draw_gap(axes: Axes, rows: Sequence[Tightness]) -> None:
     """log p(x) − L_N and its prediction Var[w]/(2 N p²) over N, on logarithmic axes, where it is positive."""
     n, _, _, gap, stderr, predicted = _columns(rows)
     above = gap > 0
-    errors = np.minimum(stderr, 0.9 * gap)[above]
-    axes.errorbar(n[above], gap[above], yerr=errors, label="log p(x) − L_N", **POINTS)
+    axes.errorbar(n[above], gap[above], yerr=np.minimum(stderr, 0.9 * gap)[above], label="log p(x) − L_N", **POINTS)
     axes.plot(n, predicted, "--", color="C3", label="second order: Var[w]/(2 N p(x)²)")
     axes.set(xscale="log", yscale="log", xlabel="samples N")
 

@@ -56,8 +56,7 @@ def image_grid(images: Tensor, title: str, columns: int | None = None) -> Figure
 
 def reconstruction_grid(inputs: Tensor, reconstructions: Tensor, title: str, columns: int = 4) -> Figure:
     """Inputs and beside each its reconstruction, both ``(n, H, W)`` in [0, 1]: ``columns`` pairs a row."""
-    pairs = torch.stack([inputs, reconstructions], 1).flatten(0, 1)
-    return image_grid(pairs, title, columns=2 * columns)
+    return image_grid(torch.stack([inputs, reconstructions], 1).flatten(0, 1), title, columns=2 * columns)
 
 
 def latent_grid(images: Tensor, extent: float, title: str) -> Figure:

@@ -25,6 +25,8 @@ TOGETHER = 250
 """Examples that are annealed together."""
 PILOT_CHAINS = 4
 """Chains of the run that finds the step sizes."""
+BATCH = 100
+"""Images that a diagnosis looks at together."""
 
 
 @dataclass
@@ -135,10 +137,6 @@ def starting_points(model: LatentVariableModel, q: Proposal, x: Tensor, chains: 
     if isinstance(q, PriorProposal):
         return model.prior.sample(chains * len(x), g).view(chains, len(x), -1)
     return torch.cat([drawn.z for drawn in q.draws(chains, Rows(0, len(x)), g, TOGETHER * chains)]).detach()
-
-
-BATCH = 100
-"""Images that are looked at together."""
 
 
 class Diagnose(Study):
