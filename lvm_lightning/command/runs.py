@@ -174,9 +174,9 @@ class SaveRunConfig(SaveConfigCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save when training starts."""
         self._folder = run_folder(trainer)
+        plain = self.parser.dump(self.config, skip_none=False, skip_validation=True)
+        self._settings = settings_of(yaml.safe_load(plain))
         if stage == "fit":
-            plain = self.parser.dump(self.config, skip_none=False, skip_validation=True)
-            self._settings = settings_of(yaml.safe_load(plain))
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
