@@ -14,7 +14,7 @@ from scipy.integrate import quad
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from lvm_lightning.callbacks.exponential_pictures import draw, truncated_kl
+from lvm_lightning.callbacks.pictures import draw, truncated_kl
 from lvm_lightning.data import ExponentialObservations
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.data.protocol import evenly_spaced
@@ -22,7 +22,7 @@ from lvm_lightning.densities import Exponential, ExponentialPrior
 from lvm_lightning.evaluation import closed_forms as exponential
 from lvm_lightning.evaluation.closed_forms import Problem
 from lvm_lightning.evaluation.rise import relative_variance, tightness
-from lvm_lightning.figures import render
+from lvm_lightning.figures.pictures import render
 from lvm_lightning.modules import ExponentialPosterior
 from lvm_lightning.objectives import iw_elbo
 from lvm_lightning.objectives.estimators import Estimator

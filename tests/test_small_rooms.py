@@ -24,19 +24,19 @@ from lvm_lightning.evaluation.report import (
     versions,
     write_report,
 )
-from lvm_lightning.figures import (
+from lvm_lightning.figures.curves import training_curve
+from lvm_lightning.figures.pictures import (
     darkness,
     image_grid,
     latent_grid,
     latent_scatter,
+    principal_axes,
     reconstruction_grid,
     render,
     save_png,
-    training_curve,
+    tile,
     unit_activity,
 )
-from lvm_lightning.figures.grids import tile
-from lvm_lightning.figures.latents import principal_axes
 from lvm_lightning.networks import MLP, ConvDecoder, ConvEncoder
 from lvm_lightning.support import argtypes
 from lvm_lightning.support.randomness import PURPOSES, generator_for

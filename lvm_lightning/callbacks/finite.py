@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from lvm_lightning.callbacks.run_checkpoint import LAST
 from lvm_lightning.data.loader import Batch
-from lvm_lightning.support.errors import NonFiniteError
-from lvm_lightning.support.files import write_arrays
+from lvm_lightning.support import NonFiniteError, write_arrays
 
 HISTORY = 20
 """Losses that tell whether training diverged."""
@@ -80,7 +79,6 @@ class FiniteGuard(Callback):
         NonFiniteError: naming all that.
     """
 
-    _batch: Batch
     _good: tuple[int, Batch]
     """The last step whose loss was finite, and its batch."""
 

@@ -12,9 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lvm_lightning.callbacks.run_folder import has_stepped, run_folder
-from lvm_lightning.support.argtypes import NonNegativeFloat, OrUnlimited
-from lvm_lightning.support.errors import UserError
-from lvm_lightning.support.signals import Stopped, StopSignals
+from lvm_lightning.support import STOP, NonNegativeFloat, OrUnlimited, Stopped, UserError
 
 LAST = "last.ckpt"
 
@@ -30,7 +28,7 @@ class RunCheckpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint for the best state, and ``last.ckpt``, from which a run goes on bit for bit.
 
     ``last.ckpt`` is written at every validation, at the last step, each ``last_every_seconds``, and when the process is
-    asked to stop (:attr:`stop`). Lightning's own ``save_last`` renews it only when a best checkpoint is saved: once the
+    asked to stop (``STOP``). Lightning's own ``save_last`` renews it only when a best checkpoint is saved: once the
     validation bound stops rising it is no longer the last state, and a run that goes on from it would repeat steps.
 
     Args:
@@ -55,8 +53,6 @@ class RunCheckpoint(ModelCheckpoint):
         kwargs["save_on_train_epoch_end"] = bool(kwargs.get("save_on_train_epoch_end"))
         super().__init__(mode=mode, save_top_k=save_top_k, **kwargs)
         self.last_every_seconds = last_every_seconds
-        self.stop = StopSignals()
-        self._saved_at = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let early stopping look at a validation when it ends, too."""
@@ -75,9 +71,8 @@ class RunCheckpoint(ModelCheckpoint):
         """From here on a signal waits for the end of the step; parts that a killed run left behind go."""
         super().on_train_start(trainer, pl_module)
         self._saved_at = time.monotonic()
-        if any(map(has_stopped, trainer.early_stopping_callbacks)):
-            trainer.should_stop = True
-        self.stop.deferring = True
+        trainer.should_stop |= any(map(has_stopped, trainer.early_stopping_callbacks))
+        STOP.deferring = True
         figures = run_folder(trainer) / "figures"
         if trainer.is_global_zero and self.dirpath is not None:
             for part in [*Path(self.dirpath).glob("*.part"), *figures.glob("*.part")]:
@@ -90,7 +85,7 @@ class RunCheckpoint(ModelCheckpoint):
         """
         super().on_train_batch_end(trainer, pl_module, *step)
         late = time.monotonic() - self._saved_at > self.last_every_seconds
-        stopping, late = self._agreed(trainer, self.stop.received is not None, late)
+        stopping, late = self._agreed(trainer, STOP.received is not None, late)
         due = stopping or late or trainer.global_step == trainer.max_steps
         if due and has_stepped(trainer) and not self._goes_on_at_once(trainer):
             self._save_last(trainer)
@@ -107,19 +102,19 @@ class RunCheckpoint(ModelCheckpoint):
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and has_stepped(trainer):
             self._save_last(trainer)
-            (stopping,) = self._agreed(trainer, self.stop.received is not None)
+            (stopping,) = self._agreed(trainer, STOP.received is not None)
             self._raise_if(stopping and not self._over(trainer))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A signal that came too late to stop the training stops what would follow, once the curve is written."""
         super().on_fit_end(trainer, pl_module)
-        self.stop.deferring = False
-        self._raise_if(self.stop.received is not None)
+        STOP.deferring = False
+        self._raise_if(STOP.received is not None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Nothing waits for the end of a step any more."""
         super().on_exception(trainer, pl_module, exception)
-        self.stop.deferring = False
+        STOP.deferring = False
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint's best state, wherever the run's folder lies now.
@@ -156,8 +151,8 @@ class RunCheckpoint(ModelCheckpoint):
 
     def _raise_if(self, stopping: bool) -> None:
         if stopping:
-            self.stop.deferring = False
-            raise Stopped(self.stop.received or signal.SIGTERM, agreed=True)  # none where another process was asked
+            STOP.deferring = False
+            raise Stopped(STOP.received or signal.SIGTERM, agreed=True)  # none where another process was asked
 
     def _save_last(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self._here(LAST))

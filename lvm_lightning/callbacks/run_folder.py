@@ -1,15 +1,19 @@
-"""The run's folder, where everything that a run leaves behind lies, and where in it the run is."""
+"""The run's folder, where everything that a run leaves behind lies: what a test and ``predict`` write there."""
 
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, cast
 
-from lightning.pytorch import Trainer
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from lvm_lightning.data.protocol import Description
-from lvm_lightning.figures import darkness, render, save_png
+from lvm_lightning.evaluation.evaluators import EvaluationSettings, Evaluator
+from lvm_lightning.evaluation.quantity import table
+from lvm_lightning.evaluation.report import FinishedBatches, write_report
+from lvm_lightning.modules.base import LatentVariableModule
+from lvm_lightning.modules.provenance import provenance
+from lvm_lightning.support import PositiveFloat, PositiveInt, write_arrays
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -25,25 +29,94 @@ def has_stepped(trainer: Trainer) -> bool:
     return trainer.accumulate_grad_batches == 1 or not trainer.fit_loop.epoch_loop._should_accumulate()
 
 
-def as_images(x: Tensor, data: Description) -> Tensor:
-    """Examples of such data ``(n, D)`` as images ``(n, H, W)`` in [0, 1], ready to draw."""
-    return darkness(x.cpu().view(-1, *(data.shape or ())), data.scale)
-
-
 def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
     """The run's TensorBoard loggers."""
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
-def publish(trainer: Trainer, folder: Path, figures: Iterable[tuple[str, Figure]]) -> None:
-    """Write figures as ``figures/<name>.png`` in the run's folder, and to TensorBoard at the current step.
+class EvaluationReport(Callback):
+    """Print a test's quantities and write them to ``evaluation.json`` in the run's folder, with what they are about.
 
-    One process draws them: give an iterator that draws when it is asked.
+    The results of finished batches lie in ``evaluation.part`` until then: a test that was killed goes on from them when
+    it is started again on the same model, data and settings.
+
+    Args:
+        samples: S of the importance-weighted bound L_S that a test measures log p(x) with; by default 5,000, and 4,096
+            for the exponential-posterior model.
+        widen: what that measurement multiplies the standard deviations of q(z|x) by: a wider proposal has lighter
+            weights where q is too narrow.
+        spacing: distance of the grid points of the quadrature where K = 2. A sharper posterior needs a finer grid; the
+            grid's error stands beside the value.
+        evaluators: further evaluators, your own for example: their quantities appear in the table too.
+        save_per_example: whether each image's values are written to ``evaluation_per_example.npz``, for ``compare``.
     """
-    if not trainer.is_global_zero:
-        return
-    for name, figure in figures:
-        pixels = render(figure)
-        save_png(pixels, folder / "figures" / f"{name}.png")
-        for logger in tensorboards(trainer):
-            logger.experiment.add_image(f"figures/{name}", pixels, trainer.global_step, dataformats="HWC")
+
+    def __init__(
+        self,
+        samples: PositiveInt | None = None,
+        widen: PositiveFloat = 1.0,
+        spacing: PositiveFloat = 0.05,
+        evaluators: list[Evaluator] | None = None,
+        save_per_example: bool = False,
+    ) -> None:
+        self.settings = EvaluationSettings(samples, widen, spacing, evaluators or [])
+        self.save_per_example = save_per_example
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Hand the settings to the module."""
+        cast(LatentVariableModule, pl_module).settings = self.settings
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what the numbers will be about, and look for batches that an earlier test has finished."""
+        module, folder = cast(LatentVariableModule, pl_module), run_folder(trainer)
+        self._provenance = provenance(module, module.datamodule)
+        if self._provenance.data:
+            module.finished = FinishedBatches(folder / "evaluation.part", self._provenance.key)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print and write, in one process."""
+        module, folder = cast(LatentVariableModule, pl_module), run_folder(trainer)
+        finished, module.finished = module.finished, None
+        trainer.strategy.barrier()
+        if not trainer.is_global_zero:
+            return
+        written = [folder / "evaluation.json"]
+        write_report(written[0], module.evaluation, self._provenance)
+        if self.save_per_example:
+            written.append(folder / "evaluation_per_example.npz")
+            write_arrays(written[1], {name: values.cpu().numpy() for name, values in module.per_example.items()})
+        if finished is not None:
+            if finished.recalled:
+                print(f"\n{finished.recalled} batches were taken over from a test that did not end")
+            finished.clear()
+        metrics = {f"hp/{q.name}": q.value for q in module.evaluation}
+        settings = {name: value for name, value in module.hparams.items() if not name.startswith("_")}
+        for logger in tensorboards(trainer):  # its HPARAMS tab
+            logger.log_hyperparams(settings, metrics)
+        print(f"\n{table(module.evaluation)}\n")
+        for note in module.warnings:
+            print(f"warning: {note}\n")
+        print(f"written to {' and '.join(map(str, written))}")
+
+
+class Predictions(Callback):
+    """Write the predictions of all batches to ``predictions.npz`` in the run's folder, one array a name.
+
+    With several processes each writes its own images, to ``predictions_rank<r>.npz``.
+    """
+
+    def __init__(self) -> None:
+        self._batches: list[dict[str, Tensor]] = []
+
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        """Keep the batch's predictions on the CPU."""
+        self._batches.append({name: value.cpu() for name, value in outputs.items()})
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file."""
+        rank = f"_rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+        path = run_folder(trainer) / f"predictions{rank}.npz"
+        arrays = {name: torch.cat([b[name] for b in self._batches]).numpy() for name in self._batches[0]}
+        write_arrays(path, arrays)
+        self._batches = []
+        print(f"predictions ({', '.join(arrays)}) of {len(arrays['label']):,} images written to {path}")

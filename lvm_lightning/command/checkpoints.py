@@ -1,4 +1,7 @@
-"""Checkpoints, read without running any code in them and held against the configuration."""
+"""Checkpoints, read without running any code in them and held against the configuration.
+
+Those of an older version, as its configs and its command line, call some things by another name.
+"""
 
 import io
 import pickle
@@ -9,9 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from lvm_lightning.command.renamed import OLDER, migrate
-from lvm_lightning.support.errors import PROGRAM, UserError
-from lvm_lightning.support.files import replacing
+from lvm_lightning.support import PROGRAM, UserError, replacing
 
 TRAINING_ONLY = ("optimizer", "lr_scheduler")
 """Model arguments that may differ between a checkpoint and the configuration that evaluates it."""
@@ -25,6 +26,20 @@ TRAINER_SETTINGS = (
     *("limit_train_batches", "overfit_batches"),
 )
 """Settings of the trainer that the steps depend on."""
+
+OLDER = "lvm_lightning_older"
+"""Key in a checkpoint whose weights had other names: it can be tested, but its training cannot go on exactly."""
+ROOMS = {"likelihoods": "densities", "priors": "densities", "proposals": "densities", "optimizers": "networks"}
+"""Where a public class was → where it is."""
+NEW_SETTINGS = {
+    "model.test_samples": "evaluation.samples",
+    "model.test_widen": "evaluation.widen",
+    "model.quadrature_spacing": "evaluation.spacing",
+    "model.alpha": "model.bound, Renyi with its alpha (none for alpha 0)",
+}
+"""What a setting was called → what it is called."""
+WEIGHTS = ("prior.", "decoder.", "likelihood.")
+"""What the name of a weight began with that is now one of the ``model.``'s."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -66,9 +81,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         with replacing(Path(path), durable=True) as file:
             file.write(content.getbuffer())
 
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         """As :func:`read_checkpoint`, whatever is asked."""
         return read_checkpoint(Path(path))
 
@@ -80,11 +93,7 @@ def require_same_model(path: Path, checkpoint: dict[str, Any], model: dict[str, 
         UserError: naming the first difference, both values and the cure.
     """
     saved = dict(checkpoint.get("hyper_parameters", {}))
-    configured = {
-        "class_path": model["class_path"],
-        **model.get("init_args", {}),
-        **model.get("dict_kwargs", {}),
-    }
+    configured = {"class_path": model["class_path"], **model.get("init_args", {}), **model.get("dict_kwargs", {})}
     saved["class_path"] = saved.pop("_class_path", None)
     saved.pop("_instantiator", None)
     ignored = EVALUATION_ONLY if subcommand == "fit" else EVALUATION_ONLY + TRAINING_ONLY
@@ -100,8 +109,7 @@ def _said(value: Any) -> Any:
     """A plain value without what is none: an argument that a class did not have yet is one that is not set."""
     if not isinstance(value, dict):
         return value
-    kept = {name: _said(inner) for name, inner in value.items()}
-    return {name: inner for name, inner in kept.items() if inner is not None and inner != {}}
+    return {name: said for name, inner in value.items() if (said := _said(inner)) is not None and said != {}}
 
 
 def settings_of(configuration: dict[str, Any]) -> dict[str, Any]:
@@ -145,13 +153,50 @@ def require_same_run(path: Path, checkpoint: dict[str, Any], settings: dict[str,
                 f"{name}: the run was started with {then!r}, the configuration says {now!r}; go on with the run's own, "
                 f"--config {run_of(path) / 'config.yaml'}"
             )
-    return [
-        f"trainer.{name}: the run was started with {then!r} and goes on with {settings['trainer'][name]!r}"
-        for name, then in saved["trainer"].items()
-        if then != settings["trainer"][name]
-    ]
+    then, now = saved["trainer"], settings["trainer"]
+    changed = [name for name in then if then[name] != now[name]]
+    return [f"trainer.{n}: the run was started with {then[n]!r} and goes on with {now[n]!r}" for n in changed]
 
 
 def run_of(checkpoint: Path) -> Path:
     """Folder of the run that wrote a checkpoint: ``<run>/checkpoints/<name>.ckpt``."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def new_name(path: str) -> str:
+    """The import path of a class today."""
+    package, *inner = path.split(".")
+    moved = package == "lvm_lightning" and len(inner) > 1 and inner[0] in ROOMS
+    return f"{package}.{ROOMS[inner[0]]}.{inner[-1]}" if moved else path
+
+
+def new_setting(key: str) -> str | None:
+    """What replaces a setting that is gone."""
+    return NEW_SETTINGS.get(key.replace("init_args.", ""))
+
+
+def migrate(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint under today's names: its class paths, its settings and its weights. One of today stays as it is."""
+    settings = _renamed(checkpoint.get("hyper_parameters", {}))
+    if str(settings.get("_class_path")).startswith("lvm_lightning.modules.") and "bound" not in settings:
+        settings["bound"] = _bound(settings.pop("alpha", 0.0))
+    settings = {name: value for name, value in settings.items() if f"model.{name}" not in NEW_SETTINGS}
+    weights = checkpoint["state_dict"]
+    renamed = {f"model.{name}" if name.startswith(WEIGHTS) else name: value for name, value in weights.items()}
+    found = checkpoint | {"hyper_parameters": settings, "state_dict": renamed}
+    return found if renamed.keys() == weights.keys() else found | {OLDER: True}
+
+
+def _bound(alpha: float) -> str | dict[str, Any]:
+    """The bound that a module without the argument had: the Rényi bound of order α, by default 0."""
+    objectives = "lvm_lightning.objectives"
+    return {"class_path": f"{objectives}.Renyi", "init_args": {"alpha": alpha}} if alpha else f"{objectives}.iw_elbo"
+
+
+def _renamed(value: Any) -> Any:
+    """The same plain value with every class path renamed."""
+    if isinstance(value, dict):
+        return {name: _renamed(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_renamed(inner) for inner in value)
+    return new_name(value) if isinstance(value, str) else value

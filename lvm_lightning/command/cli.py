@@ -1,21 +1,24 @@
 """The command ``lvm-lightning``: its subcommands, its exit status, and one line for every mistake."""
 
+import contextlib
+import importlib
+import inspect
+import logging
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningCLI
 
 from lvm_lightning.command.lightning_cli import CLI
-from lvm_lightning.command.messages import advertisements_left_out, process_rank
-from lvm_lightning.command.parsing import Parser
-from lvm_lightning.command.saved_config import SaveRunConfig
-from lvm_lightning.command.studies import run_free, study_named
+from lvm_lightning.command.parsing import Parser, nearest
+from lvm_lightning.command.runs import SaveRunConfig, process_rank
 from lvm_lightning.command.trainer import Trainer
 from lvm_lightning.modules.base import LatentVariableModule
-from lvm_lightning.studies import FreeStudy
-from lvm_lightning.support.errors import PROGRAM, UserError, debugging, one_line
-from lvm_lightning.support.signals import Stopped, StopSignals
+from lvm_lightning.studies import FREE_STUDIES, STUDIES, FreeStudy, Study
+from lvm_lightning.support import PROGRAM, STOP, Stopped, UserError, debugging, one_line
 
 DESCRIPTION = (
     f"Latent-variable models on PyTorch Lightning. '{PROGRAM} compare RUN RUN …' puts runs side by side, '{PROGRAM} "
@@ -29,8 +32,7 @@ def main() -> int:
     Returns:
         Its exit status: 0, 1 for a failure, 2 for wrong arguments, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    stop = StopSignals()
-    stop.install()
+    STOP.install()
     try:
         word = sys.argv[1] if len(sys.argv) > 1 else ""
         study = study_named(word, list(LightningCLI.subcommands())) if word else None
@@ -45,7 +47,6 @@ def main() -> int:
             # A run's folder is new unless the user resumes it, and then its checkpoints are meant to be there.
             warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
             CLI(
-                stop=stop,
                 study=study,
                 trainer_class=Trainer,
                 model_class=LatentVariableModule,
@@ -63,7 +64,7 @@ def main() -> int:
         if not stopped.alone:
             return 0
         print("; ".join(filter(None, [f"{PROGRAM}: {stopped}", stopped.advice])), file=sys.stderr)
-        return stopped.status
+        return 128 + stopped.number  # as a shell gives it
     except SystemExit as stopped:
         return stopped.code if isinstance(stopped.code, int) else 1
     except Exception as error:
@@ -73,5 +74,67 @@ def main() -> int:
         print(f"{PROGRAM}: error: {rank}{one_line(str(error) or type(error).__name__)}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     finally:
-        stop.restore()
+        STOP.restore()
     return 0
+
+
+def study_named(word: str, others: Sequence[str]) -> type[Study] | type[FreeStudy] | None:
+    """The study that a subcommand means, by its name or by its import path.
+
+    Args:
+        word: the first word of the command line.
+        others: the subcommands that are no studies.
+
+    Returns:
+        The class, or None where the word is one of the others or an option.
+
+    Raises:
+        UserError: if it is nothing of that.
+    """
+    known = STUDIES | FREE_STUDIES
+    if word in known:
+        return known[word]
+    if word in others or word.startswith("-"):
+        return None
+    module, _, name = word.rpartition(".")
+    if not module:
+        names = [*others, *known]
+        raise UserError(
+            f"subcommand: must be {', '.join(names)} or the import path of a Study, got '{word}'{nearest(word, names)}"
+        )
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"subcommand: must be the import path of a Study, got '{word}' ({error})") from error
+    if not (inspect.isclass(found) and issubclass(found, Study | FreeStudy)):
+        raise UserError(f"subcommand: must be a subclass of lvm_lightning.studies.Study, got '{word}'")
+    return found
+
+
+def run_free(study: type[FreeStudy], word: str, arguments: Sequence[str]) -> None:
+    """Run a study that needs no model: its options are all there are."""
+    parser = Parser(prog=f"{PROGRAM} {word}", description=inspect.getdoc(study))
+    several = [p for p in inspect.signature(study).parameters.values() if p.kind is p.VAR_POSITIONAL]
+    for parameter in several:
+        parser.add_argument(parameter.name, nargs="*", metavar=parameter.name.upper())
+    parser.add_class_arguments(study, fail_untyped=False)
+    settings: dict[str, Any] = parser.parse_args(list(arguments)).as_dict()
+    given = [value for parameter in several for value in settings.pop(parameter.name)]
+    print(study(*given, **settings).run())
+
+
+@contextlib.contextmanager
+def advertisements_left_out() -> Iterator[None]:
+    """Of Lightning's messages, leave out tips for its products, and what every run says: the seed is in its config."""
+    left_out = ("💡 Tip", "Seed set to", "`weights_only` was not set")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not any(words in record.getMessage() for words in left_out)
+
+    names = ("lightning", "lightning.pytorch", "lightning.fabric")
+    handlers = [handler for name in names for handler in logging.getLogger(name).handlers]
+    with contextlib.ExitStack() as at_the_end:
+        for handler in handlers:
+            handler.addFilter(wanted)
+            at_the_end.callback(handler.removeFilter, wanted)
+        yield

@@ -6,57 +6,31 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from jsonargparse import SUPPRESS, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
-from lvm_lightning.callbacks import (
-    BoundProgressBar,
-    EvaluationReport,
-    ExponentialPictures,
-    FiniteGuard,
-    Pictures,
-    PosteriorPictures,
-    Predictions,
-    RunCheckpoint,
-    TrainingBound,
-)
-from lvm_lightning.callbacks.run_checkpoint import LAST
-from lvm_lightning.command import messages
-from lvm_lightning.command.checkpoints import read_checkpoint, require_same_model, require_same_run, settings_of
-from lvm_lightning.command.parsing import require_groups
-from lvm_lightning.command.runs import (
-    as_list,
-    continue_run_folder,
-    logger_arguments,
-    newest_checkpoint,
-    remove_if_empty,
-    require_room,
-    take_run_folder,
-)
-from lvm_lightning.command.studies import add_study, subject_of, summary
-from lvm_lightning.command.trainer import Trainer
+from lvm_lightning.callbacks import finite, pictures, run_checkpoint, run_folder, training
+from lvm_lightning.command import checkpoints, parsing, runs
 from lvm_lightning.modules import ExponentialPosterior, GaussianVAE
-from lvm_lightning.studies import STUDIES, Study
-from lvm_lightning.support.errors import PROGRAM, UserError
-from lvm_lightning.support.signals import Stopped, StopSignals
+from lvm_lightning.modules.provenance import provenance
+from lvm_lightning.studies import STUDIES, Study, Subject
+from lvm_lightning.support import PROGRAM, NonNegativeInt, Stopped, UserError
 
 ARGUMENT_ERRORS = (ValueError, TypeError, MisconfigurationException, ModuleNotFoundError, NotImplementedError)
-GROUPS = ("trainer", "checkpoint", "pictures", "evaluation")
 
 
 class CLI(LightningCLI):
     """LightningCLI that refuses to evaluate an untrained model, to replace what the user asked for, or to lose a run.
 
     Args:
-        stop: what SIGTERM and Ctrl-C do.
         study: the study that the subcommand asks for, if it asks for one.
         **kwargs: LightningCLI's.
     """
 
-    def __init__(self, stop: StopSignals, study: type[Study] | None, **kwargs: Any) -> None:
-        self.stop = stop
+    def __init__(self, study: type[Study] | None, **kwargs: Any) -> None:
         self._given = self._word = sys.argv[1] if len(sys.argv) > 1 else ""
         self._studies = STUDIES
         if study is not None and study not in STUDIES.values():  # the parser takes a dot for a key below
@@ -66,15 +40,15 @@ class CLI(LightningCLI):
             super().__init__(**kwargs)
         finally:
             if self._new_folder is not None:
-                remove_if_empty(self._new_folder)
+                runs.remove_if_empty(self._new_folder)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Callbacks that every run has; their arguments can be set like any other."""
-        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(run_checkpoint.RunCheckpoint, "checkpoint")
         best = {"monitor": "val/bound", "mode": "max", "filename": "best", "enable_version_counter": False}
         parser.set_defaults({f"checkpoint.{name}": value for name, value in best.items()})
-        parser.add_lightning_class_args(Pictures, "pictures")
-        parser.add_lightning_class_args(EvaluationReport, "evaluation")
+        parser.add_lightning_class_args(pictures.Pictures, "pictures")
+        parser.add_lightning_class_args(run_folder.EvaluationReport, "evaluation")
         help_text = "whether fit goes on to test the model that it ends with, in the same process"
         parser.add_argument("--test_after_fit", type=bool, default=False, help=help_text)
 
@@ -87,9 +61,15 @@ class CLI(LightningCLI):
             own = self.init_parser(description=inspect.getdoc(study))
             if name == self._word:
                 self._add_arguments(own)
-                self._own_settings = add_study(own, study)
+                weights = "the checkpoint with the weights: last, best, or a path"
+                own.add_argument("--ckpt_path", type=str | None, help=weights)
+                own.add_argument("--seed", type=NonNegativeInt, default=0, help="seed of the draws")
+                own.add_argument("--output", type=str | None, help="folder to write to; the run's folder by default")
+                # a training run's configuration has it
+                own.add_argument("--weights_only", type=bool | None, help=SUPPRESS)
+                self._own_settings: list[str] = own.add_class_arguments(study, fail_untyped=False)
             self._subcommand_parsers[name] = own
-            listed.add_subcommand(name, own, help=summary(study))
+            listed.add_subcommand(name, own, help=(inspect.getdoc(study) or name).partition("\n")[0])
             own.prog = f"{PROGRAM} {self._given if name == self._word else name}"
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -103,24 +83,25 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse them, once the config files have the form that the parser takes for granted."""
-        require_groups(sys.argv, GROUPS)
+        parsing.require_groups(sys.argv, ("trainer", "checkpoint", "pictures", "evaluation"))
         self.config = parser.parse_args([self._word, *sys.argv[2:]] if self._word else [])
 
     def _parse_ckpt_path(self) -> None:
         """Find and check the checkpoint. Lightning would let its hyper-parameters replace the configuration's."""
         settings = self.config[self.config.subcommand]
         if settings.get("ckpt_path") in ("last", "best"):
-            settings.ckpt_path = str(newest_checkpoint(settings, settings.ckpt_path))
+            settings.ckpt_path = str(runs.newest_checkpoint(settings, settings.ckpt_path))
         if settings.get("ckpt_path") is not None:
             path = Path(settings.ckpt_path)
             self._dump_config()
-            checkpoint = read_checkpoint(path)
-            require_same_model(path, checkpoint, self.config_dump["model"], self.config.subcommand)
+            checkpoint = checkpoints.read_checkpoint(path)
+            checkpoints.require_same_model(path, checkpoint, self.config_dump["model"], self.config.subcommand)
             if self.config.subcommand == "fit":
-                for note in require_same_run(path, checkpoint, settings_of(self.config_dump)):
+                for note in checkpoints.require_same_run(path, checkpoint, checkpoints.settings_of(self.config_dump)):
                     rank_zero_info(f"{PROGRAM}: note: {note}")
-            if self.config.subcommand != "fit" or path.name == LAST:  # from an earlier state, a run of its own
-                continue_run_folder(settings, path)
+            # from an earlier state, fit makes a run of its own
+            if self.config.subcommand != "fit" or path.name == run_checkpoint.LAST:
+                runs.continue_run_folder(settings, path)
         elif self.config.subcommand != "fit":
             raise UserError(
                 f"ckpt_path: {self.config.subcommand} needs a trained model, got none; train one with '{PROGRAM} fit' "
@@ -137,15 +118,15 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Take a folder for a new run, which no other process then takes, and nothing that is there."""
         settings = self.config[self.subcommand]
-        if self.subcommand == "fit" and not settings.trainer.get("fast_dev_run") and messages.process_rank() == 0:
-            self._new_folder = take_run_folder(settings)
+        if self.subcommand == "fit" and not settings.trainer.get("fast_dev_run") and runs.process_rank() == 0:
+            self._new_folder = runs.take_run_folder(settings)
 
     def instantiate_classes(self) -> None:
         """Make the model, the data and the trainer; an argument that one of them refuses is the user's mistake."""
         try:
             super().instantiate_classes()
         except ARGUMENT_ERRORS as error:
-            raise UserError(messages.with_key(messages.first_told(error), self.config[self.subcommand])) from error
+            raise UserError(parsing.with_key(parsing.first_told(error), self.config[self.subcommand])) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer with the callbacks that fit its switches, once the model and the data are known to fit it."""
@@ -153,8 +134,9 @@ class CLI(LightningCLI):
         self.model.check_data(self.datamodule)
         if self.subcommand == "fit":
             self.model.make_optimizer(max(0, settings.get("max_steps", 0)))
+        self._choose_callbacks(self._get(self.config_init, "trainer"), self._parser(self.subcommand).callback_keys)
         try:
-            return self._instantiate_our_trainer(**kwargs)
+            return super().instantiate_trainer(**kwargs)
         except ARGUMENT_ERRORS as error:
             names = ("accelerator", "devices", "strategy", "precision")
             received = ", ".join(f"{name} {settings.get(name)}" for name in names)
@@ -162,42 +144,28 @@ class CLI(LightningCLI):
                 raise
             raise UserError(f"trainer: {error} (got {received})") from error
 
-    def _instantiate_our_trainer(self, **kwargs: Any) -> pl.Trainer:
-        trainer = self._get(self.config_init, "trainer")
-        keys = self._parser(self.subcommand).callback_keys
-        own: list[pl.Callback] = [FiniteGuard()]
-        if trainer.get("enable_progress_bar") is not False:
-            own.append(BoundProgressBar())
+    def _choose_callbacks(self, trainer: Namespace, keys: list[str]) -> None:
+        """Those that the subcommand and the model have a use for: every callback costs time at each step."""
+        ours: list[tuple[pl.Callback, bool]] = [
+            (finite.FiniteGuard(), True),
+            (training.BoundProgressBar(), trainer.get("enable_progress_bar") is not False),
+        ]
         if trainer.get("enable_checkpointing") is False:
             keys.remove("checkpoint")
-        else:
-            self._get(self.config_init, "checkpoint").stop = self.stop
         if trainer.get("fast_dev_run"):
             keys.clear()  # it leaves nothing behind
         else:
-            own += self._callbacks_of_the_subcommand()
+            ours += [
+                (training.TrainingBound(), True),  # Lightning misses what a checkpoint has the state of
+                (Timer(), trainer.get("max_time") is None),  # else Lightning has one of its own
+                (run_folder.Predictions(), self.subcommand == "predict"),
+                (pictures.ExponentialPictures(), isinstance(self.model, ExponentialPosterior)),
+                (pictures.PosteriorPictures(), isinstance(self.model, GaussianVAE)),
+                (LearningRateMonitor(logging_interval="step"), trainer.get("logger") is not False),
+            ]
             if self.subcommand == "fit" and not self._get(self.config_init, "test_after_fit"):
                 keys.remove("evaluation")
-            if trainer.get("logger") is not False:
-                own.append(LearningRateMonitor(logging_interval="step"))
-        trainer.callbacks = [*as_list(trainer.get("callbacks")), *own]
-        made = super().instantiate_trainer(**kwargs)
-        if isinstance(made, Trainer):
-            made.stop = self.stop
-        return made
-
-    def _callbacks_of_the_subcommand(self) -> list[pl.Callback]:
-        """What the subcommand and the model have a use for: every callback costs time at each step."""
-        callbacks: list[pl.Callback] = [TrainingBound()]  # Lightning misses what a checkpoint has the state of
-        if self._get(self.config_init, "trainer").get("max_time") is None:  # else Lightning has one of its own
-            callbacks.append(Timer())
-        if self.subcommand == "predict":
-            callbacks.append(Predictions())
-        if isinstance(self.model, ExponentialPosterior):
-            callbacks.append(ExponentialPictures())
-        if isinstance(self.model, GaussianVAE):
-            callbacks.append(PosteriorPictures())
-        return callbacks
+        trainer.callbacks = runs.as_list(trainer.get("callbacks")) + [callback for callback, wanted in ours if wanted]
 
     def before_fit(self) -> None:
         """Find out now what would fail later: reading the data, and the room on the disk."""
@@ -206,10 +174,10 @@ class CLI(LightningCLI):
         try:
             self.datamodule.train_dataloader()
         except ValueError as error:
-            raise UserError(messages.with_key(str(error), self.config[self.subcommand])) from error
-        logger = logger_arguments(self.config[self.subcommand])
+            raise UserError(parsing.with_key(str(error), self.config[self.subcommand])) from error
+        logger = runs.logger_arguments(self.config[self.subcommand])
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        require_room(Path(logger.get("save_dir") or self.trainer.default_root_dir), weights)
+        runs.require_room(Path(logger.get("save_dir") or self.trainer.default_root_dir), weights)
 
     def after_fit(self) -> None:
         """Test the trained model, if asked to."""
@@ -224,18 +192,16 @@ class CLI(LightningCLI):
         except Stopped as stopped:
             if self.trainer.strategy.launcher is not None and not stopped.agreed:
                 self.trainer.strategy.launcher.kill(stopped.number)
-            stopped.advice = messages.how_to_go_on(self.trainer, subcommand)
-            stopped.alone = not messages.started_by_lightning(self.trainer)
+            stopped.advice = runs.how_to_go_on(self.trainer, subcommand)
+            stopped.alone = not runs.started_by_lightning(self.trainer)
             raise
         except ValueError as error:
-            raise ValueError(messages.with_key(str(error), self.config[self.subcommand])) from error
+            raise ValueError(parsing.with_key(str(error), self.config[self.subcommand])) from error
         except (OSError, RuntimeError) as error:
-            told = messages.what_happened(error)
-            if told is None:
+            if (told := parsing.what_happened(error)) is None:
                 raise
-            raise RuntimeError(
-                f"{told}; {messages.how_to_go_on(self.trainer, subcommand)}".removesuffix("; ")
-            ) from error
+            advice = runs.how_to_go_on(self.trainer, subcommand)
+            raise RuntimeError("; ".join(filter(None, [told, advice]))) from error
 
     def _run_study(self, subcommand: str) -> None:
         """Make the study of its settings, and let it look at the model."""
@@ -243,4 +209,10 @@ class CLI(LightningCLI):
         self.model.settings = settings.evaluation.settings
         self.model.check_data(self.datamodule)
         study = self._studies[subcommand](**{name: settings[name] for name in self._own_settings})
-        print(study.run(subject_of(self.trainer, self.model, self.datamodule, settings)))
+        self.model.load_state_dict(checkpoints.read_checkpoint(Path(settings.ckpt_path))["state_dict"])
+        self.model.to(self.trainer.strategy.root_device).eval()
+        folder = Path(settings.output or self.trainer.log_dir or self.trainer.default_root_dir)
+        self.datamodule.prepare_data()
+        self.datamodule.setup("test")
+        about = provenance(self.model, self.datamodule)
+        print(study.run(Subject(self.model, self.datamodule, folder, about, settings.seed)))

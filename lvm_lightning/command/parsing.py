@@ -12,12 +12,13 @@ from types import UnionType
 from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin
 
 import yaml
+from jsonargparse import Namespace
 from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lvm_lightning.command.renamed import new_name, new_setting
+from lvm_lightning.command.checkpoints import new_name, new_setting
+from lvm_lightning.support import PROGRAM, UserError, debugging, one_line
 from lvm_lightning.support.argtypes import RULES
-from lvm_lightning.support.errors import PROGRAM, UserError, debugging, one_line
 
 A_CLASS, UNKNOWN = " class or its import path", "no such argument"
 _OPEN, _CLOSE = "⟦", "⟧"
@@ -29,10 +30,6 @@ class Mistake(NamedTuple):
 
     key: str
     rule: str
-
-    def below(self, key: str) -> "Mistake":
-        """The same, told by the parser above."""
-        return self._replace(key=f"{key}.{self.key}" if self.key else key)
 
     def __str__(self) -> str:
         new = new_setting(self.key) if self.rule.startswith(UNKNOWN) else None
@@ -89,7 +86,7 @@ def _mistake(parser: Parser, message: str, error: Exception | None) -> Mistake:
     found = Mistake(inner[1], inner[2]) if inner else None
     if (check := _failed_check(error)) is not None:
         key, hint, value = check
-        return found.below(key) if found else Mistake(key, _rule(hint, value))
+        return Mistake(f"{key}.{found.key}".rstrip("."), found.rule) if found else Mistake(key, _rule(hint, value))
     if found is not None:
         return found
     if (unknown := _refused_key(parser, message, error)) is not None:
@@ -171,3 +168,37 @@ def _class_names() -> set[str]:
     rooms = ("lvm_lightning.", "torch.optim", "lightning.pytorch.callbacks", "lightning.pytorch.loggers")
     modules = [module for name, module in list(sys.modules.items()) if name.startswith(rooms)]
     return {name for module in modules for name, _ in inspect.getmembers(module, inspect.isclass)}
+
+
+def with_key(message: str, settings: Namespace) -> str:
+    """A message whose first word is an argument of the model or of the data, with the argument's whole key.
+
+    A class names its own argument, ``inner_samples: must be …``: it does not know under which key it was configured.
+    """
+    name = message.partition(":")[0]
+    chosen = Namespace({group: settings.get(group) for group in ("model", "data")})
+    found = [key.replace("init_args.", "") for key in chosen.keys(branches=True) if key.endswith(f".{name}")]
+    return min(found, key=lambda key: key.count("."), default=name) + message.removeprefix(name)
+
+
+def first_told(error: BaseException) -> str:
+    """What a class said that refused its arguments: jsonargparse tells it among all else that it tried."""
+    while error.__cause__ is not None and _raised_in(error).startswith("jsonargparse"):
+        error = error.__cause__
+    return str(error)
+
+
+def _raised_in(error: BaseException) -> str:
+    """Name of the module that raised an error."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return str(frames[-1][0].f_globals.get("__name__", "")) if frames else ""
+
+
+def what_happened(error: OSError | RuntimeError) -> str | None:
+    """An error of the machine, or of the connection between processes, in words; None for any other."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+    lost = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "DistBackendError")
+    if any(words in str(error) for words in lost):
+        return "another process of this run has ended, or cannot be reached"
+    return None

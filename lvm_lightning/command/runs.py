@@ -1,15 +1,26 @@
-"""Folders of runs: a new one for a new run, the same one for a run that goes on, and never one that is taken."""
+"""Folders of runs: a new one for a new run, the same one for a run that goes on, and never one that is taken.
+
+Each has the configuration of its run, with which it goes on.
+"""
 
 import contextlib
+import itertools
+import shlex
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from jsonargparse import Namespace
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.rank_zero import _get_rank
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.trainer.states import TrainerFn
 
 from lvm_lightning.callbacks.run_checkpoint import LAST
-from lvm_lightning.command.checkpoints import run_of
-from lvm_lightning.support.errors import PROGRAM, UserError
-from lvm_lightning.support.files import free_bytes
+from lvm_lightning.callbacks.run_folder import run_folder
+from lvm_lightning.command.checkpoints import SETTINGS, read_checkpoint, run_of, settings_of
+from lvm_lightning.support import PROGRAM, UserError, free_bytes, replacing
 
 CHECKPOINTS, OTHER_FILES = 3, 20_000_000
 """Checkpoints that a run may have at a time, each with two moments of every weight; bytes of everything else."""
@@ -23,8 +34,7 @@ def newest_checkpoint(settings: Namespace, name: str) -> Path:
     """
     logger = logger_arguments(settings)
     folder = Path(logger.get("save_dir") or ".") / (logger.get("name") or "")
-    found = folder.glob(f"*/checkpoints/{name}.ckpt")
-    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+    newest = max(folder.glob(f"*/checkpoints/{name}.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
     if newest is None:
         raise UserError(
             f"ckpt_path: no run under {folder} has a {name!r} checkpoint; run '{PROGRAM} fit' or give a path"
@@ -59,14 +69,11 @@ def take_run_folder(settings: Namespace) -> Path | None:
         return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if logger.version is None:
-            logger.version = next_version(folder)
-        else:
-            version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-            if any((folder / version).glob("*")):
-                raise UserError(holds_a_run("trainer.logger.version", folder / version))
-            (folder / version).mkdir(exist_ok=True)
-            logger.version = version
+        version = next_version(folder) if logger.version is None else logger.version
+        logger.version = version if isinstance(version, str) else f"version_{version}"
+        if any((folder / logger.version).glob("*")):
+            raise UserError(holds_a_run("trainer.logger.version", folder / logger.version))
+        (folder / logger.version).mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(
             f"trainer.logger.save_dir: must be a folder that can be written to, got {folder} ({error.strerror}); "
@@ -78,19 +85,11 @@ def take_run_folder(settings: Namespace) -> Path | None:
 def next_version(folder: Path) -> str:
     """Make the next folder ``version_<n>``."""
     numbers = [int(path.name[8:]) for path in folder.glob("version_*") if path.name[8:].isdigit()]
-    number = max(numbers, default=-1) + 1
-    while not made(folder / f"version_{number}"):  # another process was faster
-        number += 1
+    for number in itertools.count(max(numbers, default=-1) + 1):
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            (folder / f"version_{number}").mkdir()
+            break
     return f"version_{number}"
-
-
-def made(folder: Path) -> bool:
-    """Make a folder, or say that it is there."""
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        return False
-    return True
 
 
 def holds_a_run(argument: str, folder: Path) -> str:
@@ -120,11 +119,10 @@ def require_room(folder: Path, weights: int) -> None:
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Remove a run's folder in which nothing was written, and the folder above if that is empty then."""
+    """Remove a run's folder in which nothing was written, and the two above if they are empty then."""
     with contextlib.suppress(OSError):
-        folder.rmdir()
-        folder.parent.rmdir()
-        folder.parent.parent.rmdir()
+        for path in (folder, *folder.parents[:2]):
+            path.rmdir()
 
 
 def logger_arguments(settings: Namespace) -> Namespace:
@@ -136,6 +134,60 @@ def logger_arguments(settings: Namespace) -> Namespace:
 
 def as_list(value: Any) -> list[Any]:
     """None is no entry; a single value is one entry."""
-    if value is None:
-        return []
-    return value if isinstance(value, list) else [value]
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def how_to_go_on(trainer: Trainer, subcommand: str) -> str:
+    """The command that goes on from the last checkpoint, or from the finished batches of a test."""
+    if subcommand == "test":
+        return "run the same command again; a test goes on from its finished batches"
+    if subcommand != "fit":
+        return ""
+    folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+    last = Path(folder or ".") / LAST
+    if folder is None or not last.exists():
+        return "nothing had been saved yet"
+    where = f"--config {shlex.quote(str(run_of(last) / 'config.yaml'))} --ckpt_path {shlex.quote(str(last))}"
+    if trainer.state.fn == TrainerFn.TESTING:
+        return f"the training is done; go on with: {PROGRAM} test {where}"
+    return f"saved after step {read_checkpoint(last)['global_step']:,}; go on with: {PROGRAM} fit {where}"
+
+
+def process_rank() -> int:
+    """Number of this process, as its launcher gave it."""
+    return _get_rank() or 0
+
+
+def started_by_lightning(trainer: Trainer) -> bool:
+    """Whether this is a process that the main one started: that one answers for both."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Save the resolved configuration beside a training run, and in its checkpoints what a resumed run must share.
+
+    Evaluating a run leaves its ``config.yaml`` alone. The saved file names no checkpoint and no version: whoever trains
+    with it starts a new run.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save when training starts."""
+        self._folder = run_folder(trainer)
+        plain = self.parser.dump(self.config, skip_none=False, skip_validation=True)
+        self._settings = settings_of(yaml.safe_load(plain))
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the file, in one step. Lightning asks one process."""
+        config = self.config.clone()
+        config["ckpt_path"] = None
+        if "version" in (logger := logger_arguments(config)):
+            logger.version = None
+        with replacing(self._folder / self.config_filename) as file:
+            file.write(self.parser.dump(config, skip_none=False).encode())
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the settings that the steps depend on, as plain values."""
+        checkpoint[SETTINGS] = self._settings

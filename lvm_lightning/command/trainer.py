@@ -3,26 +3,12 @@
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.pytorch.plugins import CheckpointIO, LayerSync, Precision
+from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.profilers import Profiler
 
 from lvm_lightning.command.checkpoints import SafeCheckpointIO
-from lvm_lightning.support.argtypes import NonNegativeInt, OrUnlimited, PositiveFloat, PositiveInt
-from lvm_lightning.support.signals import StopSignals
-
-BATCHES = (
-    *("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"),
-    *("overfit_batches", "val_check_interval"),
-)
-"""Numbers of batches, or shares of them."""
-Plugin = Precision | ClusterEnvironment | CheckpointIO | LayerSync
-
-
-def with_safe_checkpoints(plugins: Plugin | list[Plugin] | None) -> list[Plugin]:
-    """The plugins, and :class:`SafeCheckpointIO` where none of them writes checkpoints."""
-    given = [] if plugins is None else plugins if isinstance(plugins, list) else [plugins]
-    return given if any(isinstance(p, CheckpointIO) for p in given) else [*given, SafeCheckpointIO()]
+from lvm_lightning.command.runs import as_list
+from lvm_lightning.support import STOP, NonNegativeInt, OrUnlimited, PositiveFloat, PositiveInt
 
 
 def require_batches(name: str, value: int | float | None, least: int) -> None:
@@ -31,9 +17,8 @@ def require_batches(name: str, value: int | float | None, least: int) -> None:
     Raises:
         ValueError: naming the argument.
     """
-    if value is None or (isinstance(value, int) and value >= least):
-        return
-    if not isinstance(value, float) or not 0 <= value <= 1 or (value == 0 and least > 0):
+    share = isinstance(value, float) and 0 <= value <= 1 and (value > 0 or least == 0)
+    if not (value is None or share or (isinstance(value, int) and value >= least)):
         raise ValueError(
             f"trainer.{name}: must be a whole number of batches, {least} or more, or a share of them from 0.0 to 1.0, "
             f"got {value}"
@@ -47,7 +32,7 @@ class Trainer(pl.Trainer):
     some of them late and others never. The limits also because ``typing`` may hand out Lightning's
     ``Union[int, float]`` with its members swapped, whichever some other library made first; then 1 on the command line
     would be 1.0, all batches. (No restricted type for them: it would take 1.0 for the whole number 1.)
-    Checkpoints are written and read by :class:`SafeCheckpointIO`; :attr:`stop` is what SIGTERM and Ctrl-C do.
+    Checkpoints are written and read by :class:`SafeCheckpointIO`; :data:`.STOP` is what SIGTERM and Ctrl-C do.
     """
 
     def __init__(
@@ -70,14 +55,16 @@ class Trainer(pl.Trainer):
         gradient_clip_val: PositiveFloat | None = None,
         gradient_clip_algorithm: Literal["norm", "value"] | None = None,
         profiler: Profiler | Literal["simple", "advanced", "pytorch"] | None = None,
-        plugins: Plugin | list[Plugin] | None = None,
         **kwargs: Any,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
-        for name in BATCHES:
-            require_batches(name, given[name], least=1 if name == "val_check_interval" else 0)
-        self.stop: StopSignals | None = None
-        super().__init__(**given | {"plugins": with_safe_checkpoints(plugins)}, **kwargs)
+        for name, value in given.items():
+            if name.startswith("limit_") or name in ("overfit_batches", "val_check_interval"):
+                require_batches(name, value, least=1 if name == "val_check_interval" else 0)
+        plugins = as_list(kwargs.get("plugins"))
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, SafeCheckpointIO()]
+        super().__init__(**given, **kwargs)
 
     def _run_stage(self) -> Any:
         """Take SIGTERM and Ctrl-C over again.
@@ -85,6 +72,5 @@ class Trainer(pl.Trainer):
         Lightning has just put its own handler for SIGTERM in place. That one exits with status 0, saves nothing, and
         with several processes starts a broadcast from inside the handler, in the middle of whatever else they send.
         """
-        if self.stop is not None:
-            self.stop.install()
+        STOP.install()
         return super()._run_stage()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from tqdm import tqdm
 
 from lvm_lightning.data.protocol import examples
@@ -15,7 +15,7 @@ from lvm_lightning.evaluation import LOG_P, Kind, Measured, Quantity, table
 from lvm_lightning.evaluation.report import Provenance, write_report
 from lvm_lightning.model import LatentVariableModel
 from lvm_lightning.modules.base import LatentVariableModule
-from lvm_lightning.support.randomness import Purpose, generator_for
+from lvm_lightning.support import Purpose, generator_for
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,12 @@ class Subject:
         """``count`` evenly spaced examples of a split, ``(count, D)``, on the module's device."""
         return examples(self.data, split, count).to(self.module.device)
 
-    def parts(
-        self, x: Tensor, size: int, purpose: Purpose, progress: str = ""
-    ) -> Iterator[tuple[Tensor, torch.Generator]]:
+    def parts(self, x: Tensor, size: int, purpose: Purpose, progress: str = "") -> Iterator[tuple[Tensor, Generator]]:
         """So many examples after the others, each time with the generator of their noise; a bar shows the progress."""
         for number, part in enumerate(tqdm(x.split(size), desc=progress, leave=False, disable=not progress)):
             yield part, generator_for(self.seed, purpose, number)
 
-    def log_weights(self, x: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+    def log_weights(self, x: Tensor, samples: int, generator: Generator) -> Tensor:
         """Log importance weights under the module's own proposals, ``(S, B)``, nats, without gradients."""
         with torch.inference_mode():
             return self.model.log_weights(x, self.module.propose(x), samples, generator)

@@ -19,35 +19,24 @@ if TYPE_CHECKING:
     Repeats = int
     OrUnlimited = int
 else:
-    from functools import partial
+    from jsonargparse.typing import register_type, restricted_number_type
 
-    from jsonargparse.typing import (
-        ClosedUnitInterval,
-        NonNegativeFloat,
-        NonNegativeInt,
-        PositiveFloat,
-        PositiveInt,
-        register_type,
-        restricted_number_type,
-    )
+    def _restricted(name: str, kind: type, rule: Any, words: str, join: str = "and") -> type:
+        """jsonargparse's type of that name and rule, whose values are plain numbers once it has allowed them."""
+        made = restricted_number_type(name, kind, rule, join=join)
 
+        def plain(value: object) -> float:
+            return kind(made(value))
+
+        register_type(made, serializer=plain, deserializer=plain)
+        RULES[made] = words
+        return made
+
+    PositiveInt = _restricted("PositiveInt", int, (">", 0), "a whole number above 0")
+    NonNegativeInt = _restricted("NonNegativeInt", int, (">=", 0), "a whole number from 0 on")
     # A spread needs two of them; 0 is none.
-    Repeats = restricted_number_type("Repeats", int, [("==", 0), (">=", 2)], join="or")
-    OrUnlimited = restricted_number_type("OrUnlimited", int, [("==", -1), (">=", 0)], join="or")
-
-    def _plain(kind: type, value: object) -> float:
-        """The value as a plain number, once it is one that the type allows."""
-        return (int if issubclass(kind, int) else float)(kind(value))
-
-    _RESTRICTED = {
-        PositiveInt: "a whole number above 0",
-        NonNegativeInt: "a whole number from 0 on",
-        Repeats: "0 or a whole number from 2 on",
-        OrUnlimited: "-1 or a whole number from 0 on",
-        ClosedUnitInterval: "a number from 0 to 1",
-        PositiveFloat: "a number above 0",
-        NonNegativeFloat: "a number from 0 on",
-    }
-    RULES |= _RESTRICTED
-    for _kind in _RESTRICTED:
-        register_type(_kind, serializer=partial(_plain, _kind), deserializer=partial(_plain, _kind))
+    Repeats = _restricted("Repeats", int, [("==", 0), (">=", 2)], "0 or a whole number from 2 on", join="or")
+    OrUnlimited = _restricted("OrUnlimited", int, [("==", -1), (">=", 0)], "-1 or a whole number from 0 on", join="or")
+    ClosedUnitInterval = _restricted("ClosedUnitInterval", float, [(">=", 0), ("<=", 1)], "a number from 0 to 1")
+    PositiveFloat = _restricted("PositiveFloat", float, (">", 0), "a number above 0")
+    NonNegativeFloat = _restricted("NonNegativeFloat", float, (">=", 0), "a number from 0 on")

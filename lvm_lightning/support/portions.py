@@ -85,7 +85,7 @@ class _MeanInPortions(torch.autograd.Function):
         tensors, parameters = inputs[:count], inputs[count:]
         needed = ctx.needs_input_grad[3 : 3 + count]
         batch, device = tensors[0].shape[-2], tensors[0].device.type
-        raised, reported = [], []
+        told: list[tuple[Tensor, Tensor]] = []
         of_rows: list[tuple[Tensor, ...]] = []
         of_parameters: list[Tensor | None] = [None] * len(parameters)
         for parts in zip(*(t.split(rows, dim=-2) for t in tensors), strict=True):
@@ -98,24 +98,19 @@ class _MeanInPortions(torch.autograd.Function):
                 found = torch.autograd.grad(mean, [*wanted, *parameters], allow_unused=True)
             pairs = zip(wanted, found, strict=False)  # the parameters' gradients come behind
             of_rows.append(tuple(torch.zeros_like(leaf) if g is None else g for leaf, g in pairs))
-            _add(of_parameters, found[len(wanted) :])
-            raised.append(values.detach())
-            reported.append(numbers.detach())
+            for i, new in enumerate(found[len(wanted) :]):
+                if new is not None:  # it may be shared, so that the first is copied
+                    total = of_parameters[i]
+                    of_parameters[i] = new.clone() if total is None else total.add_(new)
+            told.append((values.detach(), numbers.detach()))
         of_tensors = iter([torch.cat(gradients, dim=-2) for gradients in zip(*of_rows, strict=True)])
         ctx.gradients = [*(next(of_tensors) if need else None for need in needed), *of_parameters]
-        bound = torch.cat(reported)
+        raised, bound = (torch.cat(parts) for parts in zip(*told, strict=True))
         ctx.mark_non_differentiable(bound)
-        return torch.cat(raised).mean(), bound
+        return raised.mean(), bound
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, cotangent: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         scaled = [None if gradient is None else gradient * cotangent for gradient in ctx.gradients]
         return (None, None, None, *scaled)
-
-
-def _add(totals: list[Tensor | None], found: Sequence[Tensor | None]) -> None:
-    """Add up in place. What is found may be shared, so that the first is copied."""
-    for i, (total, new) in enumerate(zip(totals, found, strict=True)):
-        if new is not None:
-            totals[i] = new.clone() if total is None else total.add_(new)

@@ -4,6 +4,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 
 Stage = Literal["train", "val", "test", "predict", "figures", "sample"]
 Purpose = Literal[Stage, "tightness", "annealing", "simulation", "diagnosis", "pilots", "fitted", "evaluator"]
@@ -29,9 +30,7 @@ class Rows(NamedTuple):
     total: int
 
 
-def normal_noise(
-    seed: int | None, purpose: Purpose, step: int, shape: tuple[int, int, int], rows: Rows
-) -> torch.Tensor:
+def normal_noise(seed: int | None, purpose: Purpose, step: int, shape: tuple[int, int, int], rows: Rows) -> Tensor:
     """ε ~ N(0, I) for some rows of a shared batch, ``(S, b, K)``, the same however many processes share it."""
     S, b, K = shape
     noise = torch.randn(S, rows.total, K, generator=generator_for(seed, purpose, step))

@@ -1,22 +1,24 @@
-"""The training bound at every step, logged every n steps without a synchronisation in between."""
+"""What a training shows of itself, its bound and its progress bar, and torch.compile for it."""
 
 import math
+import time
 from collections.abc import Mapping
 from statistics import fmean
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 
-from lvm_lightning.callbacks.run_folder import has_stepped, publish, run_folder
+from lvm_lightning.callbacks.pictures import publish
+from lvm_lightning.callbacks.run_folder import has_stepped, run_folder
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.evaluation import LOG_P
-from lvm_lightning.figures import training_curve
+from lvm_lightning.figures.curves import training_curve
 from lvm_lightning.modules.base import LatentVariableModule
-from lvm_lightning.support.files import replacing
+from lvm_lightning.support import replacing
 
 LAST = 50
 """Steps that the closing mean is taken over."""
@@ -29,8 +31,6 @@ class TrainingBound(Callback):
     exp(bound/D), the geometric mean of the probability of a pixel, where it is one. When training ends,
     ``training_bound.csv`` and the curve are written to the run's folder.
     """
-
-    _strategy: Strategy
 
     def __init__(self) -> None:
         self.bounds: list[float] = []
@@ -92,6 +92,55 @@ class TrainingBound(Callback):
 
     def _flush(self) -> None:
         if self._pending:
-            bounds = self._strategy.reduce(torch.stack(self._pending), reduce_op="mean")
-            self.bounds += cast(Tensor, bounds).tolist()
+            self.bounds += cast(Tensor, self._strategy.reduce(torch.stack(self._pending), reduce_op="mean")).tolist()
             self._pending = []
+
+
+class BoundProgressBar(TQDMProgressBar):
+    """Progress bar with the bounds in nats, redrawn by the clock: fast steps pay little, slow ones are seen at once.
+
+    Args:
+        seconds: least time between two redraws; a bar's last state is always drawn.
+    """
+
+    def __init__(self, seconds: float = 0.5) -> None:
+        super().__init__(refresh_rate=1, leave=True)
+        self.seconds, self._drawn = seconds, -math.inf
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """The logged bounds, two decimals and their unit; no version number."""
+        found = super().get_metrics(trainer, pl_module).items()  # the version is no float
+        return {name: f"{value:.2f} nats" for name, value in found if isinstance(value, float) and math.isfinite(value)}
+
+    def _should_update(self, current: int, total: int | float) -> bool:
+        now = time.monotonic()
+        due = current == total or now - self._drawn >= self.seconds
+        self._drawn = now if due else self._drawn
+        return self.is_enabled and due
+
+
+class CompiledNetworks(Callback):
+    """Compile decoder and encoder with ``torch.compile`` when training starts.
+
+    The weights keep their names, so that a checkpoint does not know whether it was compiled. Sampling, bounds and
+    estimators stay as they are: they are few and small beside the networks. Compiled products may round differently.
+
+    Args:
+        backend: compiler backend of torch.
+        mode: how hard Inductor tries: ``reduce-overhead`` replays CUDA graphs, ``max-autotune`` tries kernels.
+
+    Raises:
+        ValueError: if torch has no such backend.
+    """
+
+    def __init__(self, backend: str = "inductor", mode: str | None = None) -> None:
+        known = torch.compiler.list_backends(exclude_tags=())
+        if backend not in known:
+            raise ValueError(f"callbacks.backend: must be one of {', '.join(sorted(known))}, got {backend}")
+        self.options = {"backend": backend, "mode": mode}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compile in place."""
+        for network in (cast(LatentVariableModule, pl_module).model.decoder, getattr(pl_module, "encoder", None)):
+            if isinstance(network, nn.Module):
+                network.compile(**self.options)
