@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lvm_lightning.densities.likelihoods import Bernoulli, Gaussian, Likelihood, PixelwiseGaussian
+from lvm_lightning.densities import Bernoulli, Gaussian, Likelihood, PixelwiseGaussian
 from lvm_lightning.densities.priors import standard_normal_log_prob
 from lvm_lightning.evaluation.fitted import FittedProposals, Mixture
 from lvm_lightning.evaluation.quadrature import GridQuadrature

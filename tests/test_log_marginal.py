@@ -7,11 +7,9 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from lvm_lightning.densities.likelihoods import Gaussian
-from lvm_lightning.densities.points import normal_grid
-from lvm_lightning.densities.prior_proposal import PriorProposal
+from lvm_lightning.densities import DiagonalGaussian, Gaussian
+from lvm_lightning.densities.points import PriorProposal, normal_grid
 from lvm_lightning.densities.priors import standard_normal_log_prob
-from lvm_lightning.densities.proposals import DiagonalGaussian
 from lvm_lightning.evaluation import annealing
 from lvm_lightning.evaluation import closed_forms as exponential
 from lvm_lightning.evaluation.closed_forms import Problem

@@ -21,7 +21,7 @@ from lvm_lightning.densities import (
     Prior,
     StandardNormal,
 )
-from lvm_lightning.densities.prior_proposal import PriorProposal
+from lvm_lightning.densities.points import PriorProposal
 from lvm_lightning.model import LatentVariableModel
 from lvm_lightning.networks import MLP
 from lvm_lightning.support.randomness import Rows
@@ -140,7 +140,7 @@ def test_a_notebook_needs_no_lightning() -> None:
     script = """
 import sys, torch
 from lvm_lightning.densities import Bernoulli, StandardNormal
-from lvm_lightning.densities.prior_proposal import PriorProposal
+from lvm_lightning.densities.points import PriorProposal
 from lvm_lightning.model import LatentVariableModel
 model = LatentVariableModel(StandardNormal(2), torch.nn.Linear(2, 12), Bernoulli())
 x = torch.ones(3, 12)

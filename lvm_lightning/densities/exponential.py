@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from lvm_lightning.densities.priors.base import NoisePrior
-from lvm_lightning.densities.proposals.base import NoiseProposal
+from lvm_lightning.densities.priors import NoisePrior
+from lvm_lightning.densities.proposals import NoiseProposal
 
 
 class ExponentialPrior(NoisePrior):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lvm_lightning.densities import Bernoulli, StandardNormal
-from lvm_lightning.densities.prior_proposal import prior_points
+from lvm_lightning.densities.points import prior_points
 from lvm_lightning.evaluation import NATS, Evaluator, Given, Measured
 from lvm_lightning.evaluation.fitted import FittedProposals
 from lvm_lightning.evaluation.importance import ImportanceWeighted

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lvm_lightning.densities.proposals.base import Drawn, Proposal
+from lvm_lightning.densities.proposals import Drawn, Proposal
 from lvm_lightning.support.randomness import Rows
 
 Function = Callable[[Tensor], Tensor]

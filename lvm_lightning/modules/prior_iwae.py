@@ -10,8 +10,7 @@ from torch.quasirandom import SobolEngine
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.data.protocol import Averaged
 from lvm_lightning.densities import Bernoulli, StandardNormal
-from lvm_lightning.densities.points import Points
-from lvm_lightning.densities.prior_proposal import PriorProposal, prior_points
+from lvm_lightning.densities.points import Points, PriorProposal, prior_points
 from lvm_lightning.evaluation.evaluators import Evaluator
 from lvm_lightning.evaluation.exact import Exact, FittedImportance, Gap, WithoutLatent
 from lvm_lightning.evaluation.standard import TrainedBound

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lvm_lightning.densities.likelihoods import Bernoulli
+from lvm_lightning.densities import Bernoulli
 from lvm_lightning.figures import log_space_figure, render, save_png
 from lvm_lightning.networks import MLP
 from lvm_lightning.objectives.bounds import iw_elbo
