@@ -1,24 +1,30 @@
-"""MNIST as it ships inside the package: one xz file, checked by its SHA-256 whenever it is read."""
+"""MNIST and its relatives in files: the packed one of the package, Larochelle & Murray's, and torchvision's."""
 
 import gzip
 import hashlib
 import lzma
-from importlib.resources import files
+import tempfile
+import zlib
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from filelock import FileLock
+from torch import Tensor
 
 from lvm_lightning.data.loader import ImageSet
-from lvm_lightning.support.files import replacing
+
+TorchvisionName = Literal["FashionMNIST", "KMNIST", "QMNIST"]
 
 PIXELS = 28 * 28
 TRAIN, TEST = 60_000, 10_000
 SHA256 = "e9b40985d011bd5a36195bdeb447f26b7824f3acd02e51a1636098d784d5fe98"
 """SHA-256 of the packed file ``mnist.xz``."""
-
-IDX_HEADERS = {"images-idx3-ubyte": 16, "labels-idx1-ubyte": 8}
-"""How MNIST's files are called behind the name of their set, and the length of their header."""
+AMAT_ROWS = {"train": 50_000, "valid": 10_000, "test": 10_000}
+"""Rows of ``binarized_mnist_{name}.amat``."""
+UNREADABLE = (RuntimeError, ValueError, AssertionError, OSError, EOFError)
+"""What torchvision raises about a file that is missing or damaged."""
 
 
 class DataFileError(Exception):
@@ -27,7 +33,7 @@ class DataFileError(Exception):
 
 def packaged_file() -> Path:
     """Path of the packed MNIST."""
-    return Path(str(files("lvm_lightning.data") / "mnist.xz"))
+    return Path(__file__).with_name("mnist.xz")
 
 
 def load_mnist(path: Path | None = None) -> tuple[ImageSet, ImageSet]:
@@ -56,26 +62,6 @@ def load_mnist(path: Path | None = None) -> tuple[ImageSet, ImageSet]:
     return whole.rows(None, TRAIN), whole.rows(TRAIN, None)
 
 
-def pack_mnist(raw: Path, path: Path) -> str:
-    """Pack MNIST's four IDX files (plain or ``.gz``) from the folder ``raw`` into the xz file ``path``.
-
-    The content is all images, then all labels, one byte a value, training set before test set.
-
-    Returns:
-        SHA-256 of the packed file.
-
-    Raises:
-        FileNotFoundError: if an IDX file is in the folder neither plain nor as ``.gz``.
-    """
-    parts = [(raw / f"{of}-{kind}", header) for kind, header in IDX_HEADERS.items() for of in ("train", "t10k")]
-    content = b"".join(unzipped(plain_or_zipped(path))[header:] for path, header in parts)
-    lzma2 = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "pb": 0, "lc": 4, "lp": 0}
-    packed = lzma.compress(content, format=lzma.FORMAT_XZ, filters=[lzma2])
-    with replacing(path) as file:
-        file.write(packed)
-    return hashlib.sha256(packed).hexdigest()
-
-
 def plain_or_zipped(path: Path) -> Path:
     """The file, or where it is not there its ``.gz``."""
     return path if path.exists() else path.with_name(path.name + ".gz")
@@ -85,3 +71,114 @@ def unzipped(path: Path) -> bytes:
     """The content of a plain file or a ``.gz``."""
     content = path.read_bytes()
     return gzip.decompress(content) if path.suffix == ".gz" else content
+
+
+def load_amat(folder: Path, name: str) -> Tensor:
+    """One split of the literature's static MNIST.
+
+    Args:
+        folder: folder with ``binarized_mnist_{train,valid,test}.amat``, plain or ``.gz``.
+        name: ``train``, ``valid`` or ``test``.
+
+    Returns:
+        Bits ``(n, 784)``, uint8, in the file's order (the test file's is not random: it is sorted by digit).
+
+    Raises:
+        DataFileError: if the file is missing, cannot be read, or is not rows of 784 zeros and ones.
+    """
+    plain = folder / f"binarized_mnist_{name}.amat"
+    path = plain_or_zipped(plain)
+    try:
+        text = unzipped(path)
+    except FileNotFoundError:
+        raise DataFileError(
+            f"{plain}: found neither this file nor {path.name}; put Larochelle & Murray's "
+            "binarized_mnist_{train,valid,test}.amat (plain or .gz) into one folder and name it as data.folder"
+        ) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataFileError(f"{path}: not a readable file ({error}); it is damaged: get it again") from None
+    return _parse(text, path, AMAT_ROWS[name])
+
+
+def _parse(text: bytes, path: Path, rows: int) -> Tensor:
+    strange = text.translate(None, b"01 \t\r\n")
+    if strange:
+        line = 1 + text.count(b"\n", 0, text.index(strange[:1]))
+        raise DataFileError(
+            f"{path}: must hold only zeros and ones, got {chr(strange[0])!r} in line {line}; "
+            "binarise the images first, or get the file again"
+        )
+    lines = [row for line in text.split(b"\n") if (row := line.translate(None, b" \t\r"))]  # blank ones do no harm
+    bits = np.frombuffer(b"".join(lines), dtype=np.uint8) - ord("0")
+    if len(lines) != rows or {len(line) for line in lines} != {PIXELS}:
+        raise DataFileError(
+            f"{path}: must hold {rows:,} lines of {PIXELS} bits, got {len(lines):,} lines with "
+            f"{bits.size:,} bits; it is truncated or not that file: get it again"
+        )
+    return torch.from_numpy(bits.reshape(rows, PIXELS))
+
+
+def download(name: str, root: Path) -> None:
+    """Let torchvision download a set to ``root``, if it is not there.
+
+    It is downloaded to a folder of its own first: torchvision takes a file that a killed download left for the whole
+    one. Processes that ask at the same time wait for the first.
+
+    Raises:
+        DataFileError: if it cannot be reached, or its checksums are wrong.
+    """
+    if _is_there(name, root):
+        return
+    raw = root / name / "raw"
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{name}.lock"):
+        if _is_there(name, root):
+            return
+        with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}.") as part:
+            try:
+                _sets(name, Path(part), download=True)
+            except (RuntimeError, OSError) as error:
+                raise DataFileError(
+                    f"data.source: {name} could not be downloaded ({error}); with its files in {raw} nothing "
+                    "is downloaded"
+                ) from error
+            raw.mkdir(parents=True, exist_ok=True)
+            for path in (Path(part) / name / "raw").iterdir():
+                path.replace(raw / path.name)
+
+
+def load_torchvision(name: str, root: Path) -> tuple[ImageSet, ImageSet]:
+    """A set that is there, in the form of :func:`~lvm_lightning.data.mnist.load_mnist`.
+
+    Raises:
+        DataFileError: if its files cannot be read.
+    """
+    try:
+        train, test = _sets(name, root)
+    except UNREADABLE as error:
+        raise DataFileError(
+            f"{root / name}: must hold {name} as torchvision stores it, got files that cannot be read "
+            f"({str(error) or type(error).__name__}); remove that folder to download it again"
+        ) from error
+    return _flat(train), _flat(test)
+
+
+def _flat(part: Any) -> ImageSet:
+    rows = len(part.data)
+    return ImageSet(part.data.reshape(rows, -1), part.targets.reshape(rows, -1)[:, 0].to(torch.uint8))
+
+
+def _sets(name: str, root: Path, download: bool = False) -> list[Any]:
+    """The training and the test set."""
+    from torchvision import datasets  # slow to import, and only these sources need it
+
+    return [getattr(datasets, name)(root, train=train, download=download) for train in (True, False)]
+
+
+def _is_there(name: str, root: Path) -> bool:
+    """Whether torchvision finds all its files, readable or not: a damaged one is not replaced unasked."""
+    try:
+        _sets(name, root)
+    except UNREADABLE as error:
+        return not (isinstance(error, RuntimeError) and "not found" in str(error))
+    return True

@@ -8,12 +8,10 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lvm_lightning.data.amat import load_amat
 from lvm_lightning.data.binarisation import bernoulli_pixels, dequantised, philox
 from lvm_lightning.data.loader import BatchLoader, ImageSet, Transform
-from lvm_lightning.data.mnist import load_mnist
+from lvm_lightning.data.mnist import TorchvisionName, download, load_amat, load_mnist, load_torchvision
 from lvm_lightning.data.protocol import Description, Plain
-from lvm_lightning.data.torchvision_sets import TorchvisionName, download, load_torchvision
 from lvm_lightning.support.argtypes import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from lvm_lightning.support.values import BINARY, UNIT, Support
 
