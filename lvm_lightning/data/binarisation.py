@@ -12,10 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Bytes = npt.NDArray[np.uint8]
 
-
-def random_bytes(stream: np.random.Philox, count: int) -> Bytes:
+def random_bytes(stream: np.random.Philox, count: int) -> npt.NDArray[np.uint8]:
     """``count`` uniform bytes: the stream's 64-bit words in order, each from its least significant byte."""
     words = stream.random_raw(-(-count // 8))
     return words.astype("<u8").view(np.uint8)[:count]

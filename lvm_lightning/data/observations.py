@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import torch
 
 from lvm_lightning.data.loader import BatchLoader, ImageSet
-from lvm_lightning.data.protocol import Description, Plain
+from lvm_lightning.data.protocol import Description
 from lvm_lightning.support.argtypes import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from lvm_lightning.support.values import REALS
 
@@ -56,10 +56,8 @@ class ExponentialObservations(pl.LightningDataModule):
 
     def describe(self) -> Description:
         """Real numbers: how many, their mean, and their digest."""
-        digest = hashlib.sha256(self.x.numpy().tobytes()).hexdigest()
-        mean = float(self.x.mean())
-        about: dict[str, Plain] = {"source": "observations", "n": len(self.x), "mean": mean, "digest": digest}
-        return Description(None, REALS, about)
+        digest, mean = hashlib.sha256(self.x.numpy().tobytes()).hexdigest(), float(self.x.mean())
+        return Description(None, REALS, {"source": "observations", "n": len(self.x), "mean": mean, "digest": digest})
 
     def train_dataloader(self) -> BatchLoader:
         """The data set, ``steps_per_epoch`` times."""

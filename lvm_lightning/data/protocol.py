@@ -6,7 +6,7 @@ A data module may have two methods besides Lightning's own: ``describe()`` and `
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,25 +48,9 @@ class Description:
         return ends if all(map(math.isfinite, ends)) else (0.0, 1.0)
 
 
-@runtime_checkable
-class Described(Protocol):
-    """A data module that says what its examples are."""
-
-    def describe(self) -> Description:
-        """Shape, support and origin of the examples."""
-
-
-@runtime_checkable
-class Averaged(Protocol):
-    """A data module that knows the mean of each pixel."""
-
-    def pixel_mean(self) -> Tensor:
-        """Mean of each pixel over the training images, ``(D,)``, on the scale of x."""
-
-
-def describe(data: object) -> Description | None:
+def describe(data: Any) -> Description | None:
     """What the data say of themselves; None where they say nothing."""
-    return data.describe() if isinstance(data, Described) else None
+    return data.describe() if hasattr(data, "describe") else None
 
 
 def described(data: object, pixels: int | None) -> Description:
@@ -76,20 +60,20 @@ def described(data: object, pixels: int | None) -> Description:
         data: the data module, or None.
         pixels: the D of the model; None where it models observations.
     """
-    if pixels is None:
-        return describe(data) or Description(None, REALS)
-    side = math.isqrt(pixels)
-    return describe(data) or Description((side, side) if side**2 == pixels else (1, pixels), REALS)
+    side = math.isqrt(pixels or 0)
+    shape = None if pixels is None else (side, side) if side**2 == pixels else (1, pixels)
+    return describe(data) or Description(shape, REALS)
 
 
-def pixel_mean(data: object, argument: str, cure: str) -> Tensor:
-    """Mean of each pixel over the training images, ``(D,)``.
+def pixel_mean(data: Any, argument: str, cure: str) -> Tensor:
+    """Mean of each pixel over the training images, ``(D,)``, on the scale of x.
 
     Raises:
         ValueError: if the data do not know it; it names the argument that needs it, and ends with the cure.
     """
-    if isinstance(data, Averaged):
-        return data.pixel_mean()
+    if hasattr(data, "pixel_mean"):
+        mean: Tensor = data.pixel_mean()
+        return mean
     received = "none" if data is None else type(data).__name__
     raise ValueError(f"{argument} needs a data module with pixel_mean(), got {received}; {cure}")
 

@@ -146,14 +146,12 @@ class StaticMNIST(pl.LightningDataModule):
 
     def digest(self) -> str:
         """SHA-256 of the three splits' images, in the order train, val, test: which data a number is about."""
-        content = hashlib.sha256()
-        for split in ("train", "val", "test"):
-            content.update(self.splits[split].images.contiguous().numpy().tobytes())
-        return content.hexdigest()
+        images = (self.splits[split].images.contiguous().numpy().tobytes() for split in ("train", "val", "test"))
+        return hashlib.sha256(b"".join(images)).hexdigest()
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled batches of the training images."""
-        return self._loader("train", self.batch_size, shuffle_seed=torch.initial_seed())
+        return self._loader("train", self.batch_size, torch.initial_seed())
 
     def val_dataloader(self) -> BatchLoader:
         """The validation images in order."""
@@ -163,21 +161,12 @@ class StaticMNIST(pl.LightningDataModule):
         """The test images in order."""
         return self._loader("test", self.eval_batch_size)
 
-    def predict_dataloader(self) -> BatchLoader:
-        """The test images in order."""
-        return self.test_dataloader()
+    predict_dataloader = test_dataloader
 
     def _loader(self, split: str, batch_size: int, shuffle_seed: int | None = None) -> BatchLoader:
-        return BatchLoader(
-            self.splits[split],
-            batch_size,
-            shuffle_seed=shuffle_seed,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
-            transform=self._fresh_noise() if split == "train" else None,
-            affine=self._affine(),
-            device=self.trainer.strategy.root_device if self.trainer else "cpu",
-        )
+        t, fresh = self.trainer, self._fresh_noise() if split == "train" else None
+        place = (t.global_rank, t.world_size, t.strategy.root_device) if t else (0, 1, torch.device("cpu"))
+        return BatchLoader(self.splits[split], batch_size, shuffle_seed, *place, fresh, self._affine())
 
     def _affine(self) -> tuple[float, float]:
         """What a batch's values are divided by to be x, and what is added then."""

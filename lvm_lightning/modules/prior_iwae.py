@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.quasirandom import SobolEngine
 
 from lvm_lightning.data.loader import Batch
-from lvm_lightning.data.protocol import Averaged
 from lvm_lightning.densities import Bernoulli, StandardNormal
 from lvm_lightning.densities.points import Points, PriorProposal, prior_points
 from lvm_lightning.evaluation.evaluators import Evaluator
@@ -147,7 +146,7 @@ class PriorIWAE(LatentVariableModule):
         found: list[Evaluator] = [bound, exact, Gap(bound)]
         if exact.lacks(self.model):
             found.append(FittedImportance(self.settings.samples or self.SAMPLES, self.noise("pilots", 0)))
-        if isinstance(self.datamodule, Averaged):
+        if hasattr(self.datamodule, "pixel_mean"):
             found.append(WithoutLatent(self.datamodule.pixel_mean()))
         return found
 
