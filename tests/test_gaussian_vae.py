@@ -20,9 +20,8 @@ from lvm_lightning.densities import (
     InverseAutoregressiveFlow,
     PixelwiseGaussian,
 )
+from lvm_lightning.evaluation import EvaluationSettings, Measured
 from lvm_lightning.evaluation.diagnostics import active_units, activity
-from lvm_lightning.evaluation.evaluators import EvaluationSettings
-from lvm_lightning.evaluation.measured import Measured
 from lvm_lightning.modules import GaussianVAE
 from lvm_lightning.networks import MLP, ConvDecoder, ConvEncoder
 from lvm_lightning.objectives import Renyi, elbo, iw_elbo, nested

@@ -13,7 +13,7 @@ from lvm_lightning.densities.priors import standard_normal_log_prob
 from lvm_lightning.evaluation import annealing
 from lvm_lightning.evaluation import closed_forms as exponential
 from lvm_lightning.evaluation.closed_forms import Problem
-from lvm_lightning.evaluation.importance import effective_sample_size, pareto_shape
+from lvm_lightning.evaluation.diagnostics import effective_sample_size, pareto_shape
 from lvm_lightning.evaluation.quadrature import AdaptiveQuadrature, GridQuadrature
 from lvm_lightning.modules import ExponentialPosterior
 from lvm_lightning.objectives import iw_elbo

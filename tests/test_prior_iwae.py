@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from lvm_lightning.callbacks import CompiledNetworks
 from lvm_lightning.data import StaticMNIST
 from lvm_lightning.data.loader import Batch
+from lvm_lightning.evaluation import Quantity
 from lvm_lightning.evaluation.quadrature import GridQuadrature
-from lvm_lightning.evaluation.quantity import Quantity
 from lvm_lightning.modules import PriorIWAE
 from lvm_lightning.networks import MLP
 from lvm_lightning.objectives import iw_elbo, nested

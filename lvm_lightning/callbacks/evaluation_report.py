@@ -5,8 +5,7 @@ from typing import cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lvm_lightning.callbacks.run_folder import run_folder, tensorboards
-from lvm_lightning.evaluation.evaluators import EvaluationSettings, Evaluator
-from lvm_lightning.evaluation.quantity import table
+from lvm_lightning.evaluation import EvaluationSettings, Evaluator, table
 from lvm_lightning.evaluation.report import FinishedBatches, Provenance, write_report
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.modules.provenance import provenance

@@ -13,7 +13,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from lvm_lightning.densities import StandardNormal
+from lvm_lightning.densities.points import prior_points
 from lvm_lightning.densities.proposals import Drawn, Proposal
+from lvm_lightning.evaluation import Given, Measured
+from lvm_lightning.evaluation.standard import ImportanceWeighted
+from lvm_lightning.model import LatentVariableModel
 from lvm_lightning.support.randomness import Rows
 
 Function = Callable[[Tensor], Tensor]
@@ -172,3 +177,34 @@ class FittedProposals:
             (product,) = torch.autograd.grad(parameters, z, u, create_graph=True)
             columns = [torch.autograd.grad(column.sum(), u, retain_graph=True)[0] for column in product.unbind(-1)]
         return parameters.detach(), torch.stack(columns, -1)
+
+
+class FittedImportance(ImportanceWeighted):
+    """L_S with proposals that are fitted to each example: for a model without an encoder whose K is above 2.
+
+    Args:
+        samples: S.
+        pilots: CPU generator of the prior points that the fits start from.
+    """
+
+    PILOTS = 2**14
+    purpose = "fitted"
+    cure = "raise evaluation.samples, or use 'lvm-lightning anneal'"
+
+    def __init__(self, samples: int, pilots: torch.Generator) -> None:
+        super().__init__(samples, " (fitted proposals)")
+        self._pilots = pilots
+        self._fitted: FittedProposals | None = None
+
+    def lacks(self, model: LatentVariableModel) -> str:
+        """A standard normal prior."""
+        return "" if isinstance(model.prior, StandardNormal) else "a standard normal prior"
+
+    def measure(self, given: Given) -> Iterator[Measured]:
+        """The bound, and how far its weights can be believed."""
+        model, x = given.model, given.batch.x
+        if self._fitted is None:
+            pilots = prior_points(model.prior, "sobol", self.PILOTS, 1, self._pilots).squeeze(1).to(x)
+            likelihood = model.likelihood
+            self._fitted = FittedProposals(model.decode, likelihood.log_prob, likelihood.information, pilots)
+        yield from self.bound(given.terms(self.samples, self._fitted(x)).log_w)

@@ -1,13 +1,17 @@
-"""A number that says what it is."""
+"""A number that says what it is, a measurement that carries its label, and those of all batches and processes."""
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
+from torchmetrics.aggregation import CatMetric
 
 Kind = Literal["exact", "lower bound", "upper bound", "stochastic estimate", "parameter"]
+LOG_P, NATS = "unit of log p(x)", "unit of a difference"
+"""Units that only the data say: nats for each image or for one data set, and of a density also the scale of x."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +56,72 @@ class Quantity:
             raise ValueError(f"{name}: needs finite values of at least one image, got {n} of which {bad} not finite")
         stderr = float(values.std() / math.sqrt(n)) if n > 1 else math.nan
         return cls(name, float(values.mean()), stderr, unit, kind, split, samples, n)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What an evaluator has found of each example.
+
+    Attributes:
+        name: what it is, as it is printed.
+        values: a number for each example ``(B,)``, or a vector ``(B, K)`` from which others derive what is printed.
+        kind: how the values stand to what they name.
+        samples: latent points that each value took.
+        unit: :data:`LOG_P`, :data:`NATS`, or any other in words.
+        images: how many examples the values are about, where that is not their number.
+        constant: whether it is one number ``(1,)`` for all examples, without an error.
+    """
+
+    name: str
+    values: Tensor
+    kind: Kind
+    samples: int
+    unit: str = LOG_P
+    images: int | None = None
+    constant: bool = False
+
+    def quantity(self, split: str, units: Mapping[str, str], images: int | None = None) -> Quantity:
+        """The mean over the examples with its standard error; over repeats where ``images`` says how many they are."""
+        unit, about = units.get(self.unit, self.unit), self.images or images
+        if self.constant:
+            return Quantity(self.name, float(self.values), 0.0, unit, self.kind, split, self.samples, about or 1)
+        mean = Quantity.mean_of(self.name, self.values, kind=self.kind, split=split, samples=self.samples, unit=unit)
+        return dataclasses.replace(mean, images=about or mean.images)
+
+    def with_values(self, values: Tensor) -> "Measured":
+        """The same label on other values."""
+        return dataclasses.replace(self, values=values)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Measured]") -> "Measured":
+        """The same measurement of the examples of all parts."""
+        if len(parts) == 1 or parts[0].constant:
+            return parts[0]
+        return parts[0].with_values(torch.cat([part.values for part in parts]))
+
+
+class Gathered:
+    """Measurements that batch after batch brings; every process must bring the same names in the same order."""
+
+    def __init__(self) -> None:
+        self._labels: dict[str, Measured] = {}
+        self._values: dict[str, CatMetric] = {}
+
+    def add(self, found: Sequence[Measured], device: torch.device | str = "cpu") -> None:
+        """Take in what was measured of a batch."""
+        for measured in found:
+            if measured.name not in self._labels:
+                self._labels[measured.name] = measured
+                self._values[measured.name] = CatMetric(nan_strategy="error").to(device)
+            if not measured.constant:
+                self._values[measured.name].update(measured.values.double().to(device))
+
+    def all(self) -> dict[str, Measured]:
+        """The measurements of all examples, by name."""
+        return {name: self._joined(label) for name, label in self._labels.items()}
+
+    def _joined(self, label: Measured) -> Measured:
+        return label if label.constant else label.with_values(torch.as_tensor(self._values[label.name].compute()))
 
 
 def table(quantities: Sequence[Quantity]) -> str:

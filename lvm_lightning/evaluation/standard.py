@@ -1,5 +1,6 @@
-"""The evaluators of every model with an encoder: the trained bound, importance sampling, posterior means."""
+"""The evaluators of models with an encoder or without: the trained bound, importance weights, posterior means."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import cast
 
@@ -7,9 +8,8 @@ import torch
 from torch import Tensor
 
 from lvm_lightning.evaluation import NATS, Evaluator, Given, Measured
-from lvm_lightning.evaluation.diagnostics import active_units
-from lvm_lightning.evaluation.importance import ImportanceWeighted
-from lvm_lightning.objectives import Objective, elbo
+from lvm_lightning.evaluation.diagnostics import HEAVY, TAIL, active_units, effective_sample_size, pareto_shape
+from lvm_lightning.objectives import Objective, elbo, iw_elbo
 
 EXACT = "log p(x) by quadrature"
 """Where log p(x) is known exactly, its name."""
@@ -46,6 +46,45 @@ class TrainedBound(Evaluator):
         J, N = self.objective.outer_samples, self.objective.inner_samples
         log_w = given.terms(J * N).log_w.view(J, N, -1)
         yield Measured(self.name, self.objective.bound_of(log_w), self.objective.bound.kind, J * N)
+
+
+class ImportanceWeighted(Evaluator):
+    """Abstract: the importance-weighted bound L_S, and how far its weights can be believed.
+
+    Below 25 samples there is nothing to say of the weights.
+
+    Args:
+        samples: number S of weights of each image.
+        note: what else its name says, such as ``(fitted proposals)``.
+
+    Attributes:
+        cure: what a reader can do about heavy weights.
+    """
+
+    SHAPE = "Pareto k of the weights"
+    cure: str
+
+    def __init__(self, samples: int, note: str = "") -> None:
+        self.samples, self.name = samples, f"log p(x) ≥ L_{samples}{note}"
+
+    def bound(self, log_w: Tensor) -> Iterator[Measured]:
+        """L_S of log w ``(S, B)`` for each example, and what the weights say of themselves."""
+        S = self.samples
+        yield Measured(self.name, iw_elbo(log_w.double()), "lower bound", S)
+        if S >= TAIL:
+            size = effective_sample_size(log_w)
+            yield Measured("effective sample size", size, "stochastic estimate", S, f"of {S:,} samples")
+            yield Measured(self.SHAPE, pareto_shape(log_w), "stochastic estimate", S, "none")
+
+    def notes(self, found: Mapping[str, Measured]) -> list[str]:
+        """A line for the reader of L_S where more than one image in a hundred has heavy weights."""
+        heavy = float((found[self.SHAPE].values > HEAVY).double().mean()) if self.SHAPE in found else 0.0
+        if heavy <= 0.01:
+            return []
+        return [
+            f"the importance weights of {heavy:.0%} of the images have Pareto k > {HEAVY}: there L_{self.samples} is "
+            f"still a lower bound, but may lie far below log p(x); {self.cure}"
+        ]
 
 
 class ImportanceSampling(ImportanceWeighted):
@@ -108,3 +147,65 @@ class PosteriorMeans(Evaluator):
         active, (n, K) = torch.tensor([float(active_units(mean.values))]), mean.values.shape
         unit = f"of {K} latent dimensions"
         yield Measured("active units", active, mean.kind, mean.samples, unit, images=n, constant=True)
+
+
+class WithoutLatent(Evaluator):
+    """What the likelihood alone reaches, with the same parameters for every image: the training images' pixel means.
+
+    Args:
+        pixel_mean: ``(D,)``.
+    """
+
+    rows = None
+
+    def __init__(self, pixel_mean: Tensor) -> None:
+        self.pixel_mean = pixel_mean
+
+    def measure(self, given: Given) -> Iterator[Measured]:
+        """One measurement."""
+        x, likelihood = given.batch.x, given.model.likelihood
+        parameters = likelihood.parameters_of_mean(self.pixel_mean).unsqueeze(0).to(x)
+        name = f"image-independent {type(likelihood).__name__}"
+        yield Measured(name, likelihood.log_prob(parameters, x), "exact", 0)
+
+
+class Gap(Evaluator):
+    """How far the trained bound lies below the exact log p(x).
+
+    Args:
+        bound: its evaluator.
+    """
+
+    def __init__(self, bound: TrainedBound) -> None:
+        self.bound = bound
+
+    def derive(self, found: Mapping[str, Measured]) -> Iterator[Measured]:
+        """The difference, example by example."""
+        if EXACT in found:
+            lower, jensen = found[self.bound.name], self.bound.objective.inner_samples == 1
+            name = "KL(p(z) ‖ p(z|x))" if jensen else "log p(x) − bound"
+            yield Measured(name, found[EXACT].values - lower.values, "stochastic estimate", lower.samples, NATS)
+
+
+class GreyLevels(Evaluator):
+    """The bound on the probability of 256-valued images that a density of dequantised ones gives.
+
+        log P(grey levels) ≥ E_u log p(x) + D log Δ
+
+    Args:
+        bound: name of the bound on log p(x).
+        bin_width: Δ, the width of a grey level on the scale of x.
+        pixels: D.
+
+    Reference:
+        Theis et al., A note on the evaluation of generative models, 2016, eq. 3–6.
+    """
+
+    def __init__(self, bound: str, bin_width: float, pixels: int) -> None:
+        self.bound, self.volume = bound, pixels * math.log(bin_width)
+
+    def derive(self, found: Mapping[str, Measured]) -> Iterator[Measured]:
+        """The bound."""
+        lower = found[self.bound]
+        name = f"log P(256 grey levels) {self.bound.removeprefix('log p(x) ')} + D log Δ"
+        yield Measured(name, lower.values + self.volume, "lower bound", lower.samples, NATS)

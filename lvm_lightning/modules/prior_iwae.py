@@ -10,9 +10,10 @@ from torch.quasirandom import SobolEngine
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.densities import Bernoulli, StandardNormal
 from lvm_lightning.densities.points import Points, PriorProposal, prior_points
-from lvm_lightning.evaluation.evaluators import Evaluator
-from lvm_lightning.evaluation.exact import Exact, FittedImportance, Gap, WithoutLatent
-from lvm_lightning.evaluation.standard import TrainedBound
+from lvm_lightning.evaluation import Evaluator
+from lvm_lightning.evaluation.fitted import FittedImportance
+from lvm_lightning.evaluation.quadrature import Exact
+from lvm_lightning.evaluation.standard import Gap, TrainedBound, WithoutLatent
 from lvm_lightning.model import DECODED, LatentVariableModel
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.modules.optimizing import (
