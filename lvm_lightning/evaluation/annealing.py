@@ -142,26 +142,14 @@ def tune(path: Path, z: Tensor, generator: torch.Generator, start: float = 0.2) 
     return torch.stack(steps)
 
 
-def forward(path: Path, z: Tensor, steps: Tensor, generator: torch.Generator) -> Tensor:
+def forward(path: Path, z: Tensor, steps: Tensor, generator: torch.Generator, order: int = 1) -> Tensor:
     """Log-weights ``(C, B)`` of chains that start at z ~ p₀ and end near the posterior; E w = p(x).
+
+    The T weights have a transition at β_1 … β_{T−1} between them; order −1 runs through both from the end.
 
     Reference:
         Neal, Annealed Importance Sampling, 2001, eq. 11.
     """
-    return _log_weights(path, z, steps, generator, 1)
-
-
-def backward(path: Path, z: Tensor, steps: Tensor, generator: torch.Generator) -> Tensor:
-    """Log-weights ``(C, B)`` of chains that start at exact posterior samples z and end near p₀; E 1/w = 1/p(x).
-
-    Reference:
-        Grosse et al., Sandwiching the marginal likelihood using bidirectional Monte Carlo, 2015, eq. 7.
-    """
-    return _log_weights(path, z, steps, generator, -1)
-
-
-def _log_weights(path: Path, z: Tensor, steps: Tensor, generator: torch.Generator, order: int) -> Tensor:
-    """The T weights with a transition at β_1 … β_{T−1} between them; order −1 runs through both from the end."""
     rises = [after - before for before, after in pairwise(path.betas)][::order]
     transitions = list(zip(path.betas[1:-1], steps[:-1], strict=True))[::order]
     point = path.at(z)
@@ -170,6 +158,15 @@ def _log_weights(path: Path, z: Tensor, steps: Tensor, generator: torch.Generato
         point, _ = transition(path, point, beta, step, generator)
         log_w += rise * point.ratio
     return log_w
+
+
+def backward(path: Path, z: Tensor, steps: Tensor, generator: torch.Generator) -> Tensor:
+    """Log-weights ``(C, B)`` of chains that start at exact posterior samples z and end near p₀; E 1/w = 1/p(x).
+
+    Reference:
+        Grosse et al., Sandwiching the marginal likelihood using bidirectional Monte Carlo, 2015, eq. 7.
+    """
+    return forward(path, z, steps, generator, order=-1)
 
 
 def lower_bound(log_w: Tensor) -> Tensor:

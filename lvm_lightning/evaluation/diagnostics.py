@@ -39,12 +39,9 @@ def log_aggregate(z: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
     """
     z, mean, precision = z.double(), mean.double(), (-2 * log_sigma.double()).exp()
     constant = -log_sigma.double() - 0.5 * (mean.square() * precision) - 0.5 * torch.log(z.new_tensor(2 * torch.pi))
-    constant = constant.sum(-1)
-    log_sums = [
-        (constant - 0.5 * part.square() @ precision.T + part @ (mean * precision).T).logsumexp(-1)  # over (m, n)
-        for part in z.split(BLOCK)
-    ]
-    return torch.cat(log_sums) - torch.log(torch.tensor(len(mean), dtype=torch.float64))
+    pairs = (constant.sum(-1) - 0.5 * p.square() @ precision.T + p @ (mean * precision).T for p in z.split(BLOCK))
+    log_sums = torch.cat([log_density.logsumexp(-1) for log_density in pairs])
+    return log_sums - torch.log(torch.tensor(len(mean), dtype=torch.float64))
 
 
 def mutual_information(z: Tensor, log_q: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
@@ -90,13 +87,8 @@ def signal_to_noise(
         total, squares = total + gradient, squares + gradient.square()
     mean = total / repeats
     variance = (squares / repeats - mean.square()) * repeats / (repeats - 1)
-    parts = zip(groups, mean.split(sizes), variance.split(sizes), strict=True)
-    return {name: _ratio(*moments) for name, *moments in parts}
-
-
-def _ratio(mean: Tensor, variance: Tensor) -> float:
-    noisy = variance > 0
-    return float((mean[noisy].abs() / variance[noisy].sqrt()).mean())
+    ratios = (mean.abs() / variance.sqrt()).where(variance > 0, torch.nan)  # of what does not vary there is none
+    return {name: float(part[~part.isnan()].mean()) for name, part in zip(groups, ratios.split(sizes), strict=True)}
 
 
 def effective_sample_size(log_w: Tensor) -> Tensor:
@@ -137,7 +129,6 @@ def pareto_shape(log_w: Tensor) -> Tensor:
     b = (1 - (m / (j - 0.5)).sqrt()).unsqueeze(1) / (3 * quartile) + 1 / excess[-1]  # (m, B)
     k = (-b.unsqueeze(1) * excess).log1p().mean(1)  # (m, B)
     log_lik = M * ((-b / k).log() - k - 1)
-    weight = log_lik.nan_to_num(nan=-math.inf).softmax(0)
-    b_hat = (weight * b).sum(0)
+    b_hat = (log_lik.nan_to_num(nan=-math.inf).softmax(0) * b).sum(0)
     k_hat = (-b_hat * excess).log1p().mean(0)
     return (M * k_hat + 5) / (M + 10)

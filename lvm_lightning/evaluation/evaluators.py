@@ -87,12 +87,7 @@ class EvaluationSettings:
 
 
 def measure(
-    evaluators: Sequence[Evaluator],
-    model: LatentVariableModel,
-    propose: Propose,
-    batch: Batch,
-    noise: Noise,
-    number: int,
+    evaluators: list[Evaluator], model: LatentVariableModel, propose: Propose, batch: Batch, noise: Noise, number: int
 ) -> list[Measured]:
     """What all evaluators find of a batch, in float32 or better.
 

@@ -21,7 +21,6 @@ from lvm_lightning.evaluation.standard import ImportanceWeighted
 from lvm_lightning.model import LatentVariableModel
 from lvm_lightning.support.randomness import Rows
 
-Function = Callable[[Tensor], Tensor]
 LONGEST = 0.5
 """Longest step of the ascent in standard deviations of the prior: beyond it a quadratic form says nothing of p(x|z)."""
 
@@ -104,9 +103,9 @@ class FittedProposals:
         and Effective Importance Sampling, 2000, section 3 (the prior's part).
     """
 
-    decode: Function
+    decode: Callable[[Tensor], Tensor]
     log_lik: Callable[[Tensor, Tensor], Tensor]
-    information: Function
+    information: Callable[[Tensor], Tensor]
     pilots: Tensor
     modes: int = 4
     steps: int = 12
@@ -121,20 +120,15 @@ class FittedProposals:
         """The mixtures of images ``(B, D)``: R modes and the prior. It takes memory for 4 R B K P·D numbers."""
         with torch.inference_mode(False), torch.no_grad():  # derivatives need ordinary tensors
             x = x.clone()
-            mode, precision, log_joint = self._ascend(x, self._starts(x))
+            log_lik = self.log_lik(self._decoded.unsqueeze(1), x)
+            best = log_lik.topk(min(self.modes, len(self.pilots)), dim=0).indices  # the pilot points to start from
+            mode, precision, log_joint = self._ascend(x, self.pilots[best].clone())
         factor = torch.linalg.cholesky(precision)
         log_mass = log_joint - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # (R, B), up to a constant
         weight = (1 - self.prior_weight) * (0.9 * log_mass.softmax(0) + 0.1 / len(mode))
-        return Mixture(
-            torch.cat([weight, torch.full_like(weight[:1], self.prior_weight)]).log(),
-            torch.cat([mode, torch.zeros_like(mode[:1])]),
-            torch.cat([factor / self.widen, torch.eye(mode.shape[-1]).to(mode).expand_as(factor[:1])]),
-        )
-
-    def _starts(self, x: Tensor) -> Tensor:
-        """The pilot points with the largest p(x|z), ``(R, B, K)``."""
-        best = self.log_lik(self._decoded.unsqueeze(1), x).topk(min(self.modes, len(self.pilots)), dim=0).indices
-        return self.pilots[best].clone()
+        log_weight = torch.cat([weight, torch.full_like(weight[:1], self.prior_weight)]).log()
+        mean, prior = torch.cat([mode, torch.zeros_like(mode[:1])]), torch.eye(mode.shape[-1]).to(mode)
+        return Mixture(log_weight, mean, torch.cat([factor / self.widen, prior.expand_as(factor[:1])]))
 
     def _ascend(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Where the ascents end, ``(R, B, K)``, H ``(R, B, K, K)`` and log p(x|z) − ½ ‖z‖² there, ``(R, B)``."""
@@ -188,11 +182,11 @@ class FittedImportance(ImportanceWeighted):
     """
 
     PILOTS = 2**14
-    purpose = "fitted"
+    purpose, note = "fitted", " (fitted proposals)"
     cure = "raise evaluation.samples, or use 'lvm-lightning anneal'"
 
     def __init__(self, samples: int, pilots: torch.Generator) -> None:
-        super().__init__(samples, " (fitted proposals)")
+        super().__init__(samples)
         self._pilots = pilots
         self._fitted: FittedProposals | None = None
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.integrate import quad_vec
 from torch import Tensor
@@ -104,16 +103,14 @@ class AdaptiveQuadrature:
     def measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x), and the rule's estimate of its error, ``(B, D) → (B,)`` each, nats; ``points`` counts the calls."""
         shift = self._log_joint(torch.linspace(-self.LIMIT, self.LIMIT, 2001), x).amax(0)  # (B,)
-        self.points = 0
 
-        def integrand(z: float) -> npt.NDArray[np.float64]:
-            self.points += 1
-            ratio = (self._log_joint(torch.tensor([z]), x)[0] - shift).double().exp()
-            return ratio.cpu().numpy()
+        def integrand(z: float) -> object:
+            return (self._log_joint(torch.tensor([z]), x)[0] - shift).double().exp().cpu().numpy()
 
         edges = np.linspace(-self.LIMIT, self.LIMIT, self.INTERVALS + 1)
-        options = {"epsrel": self.TOLERANCE, "norm": "max", "points": edges[1:-1], "limit": 2000}
-        integral, error = quad_vec(integrand, -self.LIMIT, self.LIMIT, epsabs=0, **options)
+        options = {"epsrel": self.TOLERANCE, "norm": "max", "points": edges[1:-1], "limit": 2000, "full_output": True}
+        integral, error, info = quad_vec(integrand, -self.LIMIT, self.LIMIT, epsabs=0, **options)
+        self.points = info.neval
         value = torch.from_numpy(integral).to(x.device)
         return value.log() + shift.double(), (error / value).log1p()
 

@@ -49,10 +49,9 @@ class Quantity:
         Raises:
             ValueError: if there are no values, or one is not finite.
         """
-        values = values.double()
-        n = values.numel()
-        if n == 0 or not bool(values.isfinite().all()):
-            bad = int((~values.isfinite()).sum())
+        values, n = values.double(), values.numel()
+        bad = int((~values.isfinite()).sum())
+        if n == 0 or bad:
             raise ValueError(f"{name}: needs finite values of at least one image, got {n} of which {bad} not finite")
         stderr = float(values.std() / math.sqrt(n)) if n > 1 else math.nan
         return cls(name, float(values.mean()), stderr, unit, kind, split, samples, n)
@@ -104,34 +103,26 @@ class Gathered:
     """Measurements that batch after batch brings; every process must bring the same names in the same order."""
 
     def __init__(self) -> None:
-        self._labels: dict[str, Measured] = {}
-        self._values: dict[str, CatMetric] = {}
+        self.kept: dict[str, tuple[Measured, CatMetric]] = {}
 
     def add(self, found: Sequence[Measured], device: torch.device | str = "cpu") -> None:
         """Take in what was measured of a batch."""
-        for measured in found:
-            if measured.name not in self._labels:
-                self._labels[measured.name] = measured
-                self._values[measured.name] = CatMetric(nan_strategy="error").to(device)
-            if not measured.constant:
-                self._values[measured.name].update(measured.values.double().to(device))
+        for m in found:
+            _, values = self.kept.setdefault(m.name, (m, CatMetric(nan_strategy="error").to(device)))
+            if not m.constant:
+                values.update(m.values.double().to(device))
 
     def all(self) -> dict[str, Measured]:
         """The measurements of all examples, by name."""
-        return {name: self._joined(label) for name, label in self._labels.items()}
-
-    def _joined(self, label: Measured) -> Measured:
-        return label if label.constant else label.with_values(torch.as_tensor(self._values[label.name].compute()))
+        return {m.name: m if m.constant else m.with_values(torch.as_tensor(v.compute())) for m, v in self.kept.values()}
 
 
 def table(quantities: Sequence[Quantity]) -> str:
     """The quantities as aligned text, a line each under one heading."""
-    heading = ("quantity", "value ± standard error", "unit", "kind", "split", "samples", "images")
-    rows = [
-        (q.name, with_error(q.value, q.stderr), q.unit, q.kind, q.split, f"{q.samples:,}", f"{q.images:,}")
-        for q in quantities
-    ]
-    return aligned([heading, *rows])
+    rows = [("quantity", "value ± standard error", "unit", "kind", "split", "samples", "images")]
+    for q in quantities:
+        rows += [(q.name, with_error(q.value, q.stderr), q.unit, q.kind, q.split, f"{q.samples:,}", f"{q.images:,}")]
+    return aligned(rows)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -143,11 +134,9 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def with_error(value: float, stderr: float, sign: str = "") -> str:
-    """``value ± standard error``; a sign of ``+`` shows that of a positive value too."""
-    digits = decimals(stderr)
+    """``value ± standard error``; a sign of ``+`` shows that of a positive value too.
+
+    As many decimals as show two digits of the standard error, from two to six; four for what has none.
+    """
+    digits = min(6, max(2, 1 - math.floor(math.log10(stderr)))) if stderr > 0 else 4
     return f"{value:{sign}.{digits}f} ± {stderr:.{digits}f}"
-
-
-def decimals(stderr: float) -> int:
-    """As many as show two digits of the standard error, from two to six; four for what has none."""
-    return min(6, max(2, 1 - math.floor(math.log10(stderr)))) if stderr > 0 else 4

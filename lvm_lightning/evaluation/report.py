@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import math
 import platform
 import shutil
 import zipfile
@@ -68,17 +67,9 @@ def versions() -> dict[str, str]:
 
 def write_json(path: Path, content: object) -> None:
     """Write JSON with null for what is no number; the file is replaced in one step."""
-    text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
+    plain = json.loads(json.dumps(content), parse_constant=lambda _: None)
     with replacing(path) as file:
-        file.write(text.encode())
-
-
-def _plain(content: object) -> object:
-    if isinstance(content, Mapping):
-        return {key: _plain(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_plain(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+        file.write((json.dumps(plain, indent=2) + "\n").encode())
 
 
 def write_report(path: Path, quantities: Sequence[Quantity], provenance: Provenance) -> None:
@@ -98,14 +89,12 @@ class FinishedBatches:
     """
 
     def __init__(self, folder: Path, key: str) -> None:
-        self.folder, self.key = folder, key
-        self.recalled = 0
+        self.folder, self.key, self.recalled = folder, key, 0
 
     def recall(self, name: str) -> list[Measured] | None:
         """What was measured of a batch, if an evaluation with the same key has finished it."""
-        path = self.folder / f"{name}.npz"
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(self.folder / f"{name}.npz", allow_pickle=False) as file:
                 if str(file["key"]) != self.key:
                     return None
                 labels = json.loads(str(file["labels"]))

@@ -31,21 +31,15 @@ class TrainedBound(Evaluator):
     purpose = "test"
 
     def __init__(self, objective: Objective, note: str = "", rows: int | None = Evaluator.rows) -> None:
-        self.objective, self.note, self.rows = objective, note, rows
-
-    @property
-    def name(self) -> str:
-        """Title, J and N; pooled, all samples are inside one logarithm."""
-        objective = self.objective
-        J, N = objective.outer_samples, objective.inner_samples
-        axes = f"J=1, N={J * N}" if objective.decoder_bound == "pooled" else f"J={J}, N={N}"
-        return f"{objective.bound.title} ({axes}{self.note and ', '}{self.note})"
+        self.objective, self.rows, self.J, self.N = objective, rows, objective.outer_samples, objective.inner_samples
+        # pooled, all samples are inside one logarithm
+        axes = f"J=1, N={self.J * self.N}" if objective.decoder_bound == "pooled" else f"J={self.J}, N={self.N}"
+        self.name = f"{objective.bound.title} ({axes}{note and ', '}{note})"
 
     def measure(self, given: Given) -> Iterator[Measured]:
         """One measurement."""
-        J, N = self.objective.outer_samples, self.objective.inner_samples
-        log_w = given.terms(J * N).log_w.view(J, N, -1)
-        yield Measured(self.name, self.objective.bound_of(log_w), self.objective.bound.kind, J * N)
+        log_w = given.terms(self.J * self.N).log_w.view(self.J, self.N, -1)
+        yield Measured(self.name, self.objective.bound_of(log_w), self.objective.bound.kind, self.J * self.N)
 
 
 class ImportanceWeighted(Evaluator):
@@ -55,17 +49,20 @@ class ImportanceWeighted(Evaluator):
 
     Args:
         samples: number S of weights of each image.
-        note: what else its name says, such as ``(fitted proposals)``.
+        widen: what L_S multiplies the standard deviations of q(z|x) by: a wider proposal has lighter weights where q is
+            too narrow.
 
     Attributes:
+        note: what else its name says, such as ``(fitted proposals)``.
         cure: what a reader can do about heavy weights.
     """
 
     SHAPE = "Pareto k of the weights"
+    note = ""
     cure: str
 
-    def __init__(self, samples: int, note: str = "") -> None:
-        self.samples, self.name = samples, f"log p(x) ≥ L_{samples}{note}"
+    def __init__(self, samples: int, widen: float = 1.0) -> None:
+        self.samples, self.widen, self.name = samples, widen, f"log p(x) ≥ L_{samples}{self.note}"
 
     def bound(self, log_w: Tensor) -> Iterator[Measured]:
         """L_S of log w ``(S, B)`` for each example, and what the weights say of themselves."""
@@ -88,21 +85,10 @@ class ImportanceWeighted(Evaluator):
 
 
 class ImportanceSampling(ImportanceWeighted):
-    """ELBO, its two parts, and the importance-weighted bound L_S with how far its weights can be believed.
-
-    Args:
-        samples: S.
-        widen: what L_S multiplies the standard deviations of q(z|x) by: a wider proposal has lighter weights where q is
-            too narrow.
-    """
+    """ELBO, its two parts, and the importance-weighted bound L_S with how far its weights can be believed."""
 
     purpose = "test"
-
     cure = "raise evaluation.samples, widen the proposal with evaluation.widen, or use 'lvm-lightning anneal'"
-
-    def __init__(self, samples: int, widen: float = 1.0) -> None:
-        super().__init__(samples)
-        self.widen = widen
 
     def measure(self, given: Given) -> Iterator[Measured]:
         """All of them, from the same S draws."""
