@@ -35,13 +35,11 @@ class FlowPrior(NoisePrior):
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats: ``(*, K) → (*,)``."""
         noise, log_jacobian = self.flow.transform().call_and_ladj(z)
-        log_p: Tensor = standard_normal_log_prob(noise) + log_jacobian
-        return log_p
+        return cast(Tensor, standard_normal_log_prob(noise) + log_jacobian)
 
     def transform(self, noise: Tensor) -> Tensor:
         """f⁻¹, one latent dimension after the other."""
-        z: Tensor = self.flow.transform().inv(noise)
-        return z
+        return cast(Tensor, self.flow.transform().inv(noise))
 
 
 class Flow(nn.Module):
@@ -64,8 +62,7 @@ class Flow(nn.Module):
         Forwards all dimensions at once; inverted one after the other, K passes a map.
         """
         transform = self.maps(context)
-        out: tuple[Tensor, Tensor] = (transform.inv if invert else transform).call_and_ladj(z)
-        return out
+        return cast(tuple[Tensor, Tensor], (transform.inv if invert else transform).call_and_ladj(z))
 
 
 class FlowProposal(NoiseProposal):

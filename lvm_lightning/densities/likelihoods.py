@@ -108,8 +108,7 @@ class Gaussian(GaussianLikelihood):
         super().__init__()
         if learn_sigma and sigma <= floor:
             raise ValueError(f"sigma: a learned σ must start above its floor {floor:g}, got {sigma:g}")
-        self.fixed_sigma = None if learn_sigma else sigma
-        self.floor = floor
+        self.fixed_sigma, self.floor = None if learn_sigma else sigma, floor
         if learn_sigma:
             self.log_excess = nn.Parameter(torch.tensor(math.log(sigma - floor)))
 
@@ -152,7 +151,6 @@ class PixelwiseGaussian(GaussianLikelihood):
 
     def information(self, parameters: Tensor) -> Tensor:
         """1/σ² of m, and ½ (∂ log σ²/∂s)² of s."""
-        _, log_sigma = self.mean_and_log_sigma(parameters)
-        variance = (2 * log_sigma).exp()
+        variance = (2 * self.mean_and_log_sigma(parameters)[1]).exp()
         share = parameters.chunk(2, dim=-1)[1].exp() / variance
         return torch.cat([1 / variance, 0.5 * share.square()], dim=-1)

@@ -37,8 +37,8 @@ def iid_uniform(samples: int, batch: int, dim: int, generator: torch.Generator) 
     Returns:
         ``(S, B, K)`` in (0, 1), float64.
     """
-    u = torch.rand(samples, batch, dim, dtype=torch.float64, generator=generator)
-    return u + 2.0**-54  # torch.rand may return 0, which the normal quantile sends to −∞
+    # torch.rand may return 0, which the normal quantile sends to −∞
+    return torch.rand(samples, batch, dim, dtype=torch.float64, generator=generator) + 2.0**-54
 
 
 def sobol_uniform(samples: int, batch: int, dim: int, generator: torch.Generator) -> Tensor:
@@ -63,8 +63,7 @@ def sobol_uniform(samples: int, batch: int, dim: int, generator: torch.Generator
     seed = int(torch.randint(2**62, (), generator=generator))
     digits = SobolEngine(dim, scramble=True, seed=seed).draw(samples, dtype=torch.float64) * 2**SOBOL_BITS
     shift = torch.randint(2**SOBOL_BITS, (1, batch, dim), generator=generator)
-    u: Tensor = ((digits.long().unsqueeze(1) ^ shift).double() + 0.5) / 2**SOBOL_BITS
-    return u
+    return (torch.bitwise_xor(digits.long().unsqueeze(1), shift).double() + 0.5) / 2.0**SOBOL_BITS
 
 
 UNIFORM = {"iid": iid_uniform, "sobol": sobol_uniform}
@@ -153,5 +152,4 @@ def normal_grid(dim: int, spacing: float = 0.05, radius: float = 5.0) -> tuple[T
     axis = torch.arange(-half, half + 1, dtype=torch.float64) * spacing
     z = torch.cartesian_prod(*[axis] * dim).reshape(-1, dim)  # (M, K)
     z = z[z.norm(dim=-1) <= radius]
-    log_density = -0.5 * (z.square().sum(-1) + dim * math.log(2 * math.pi))
-    return z, log_density + dim * math.log(spacing)
+    return z, -0.5 * (z.square().sum(-1) + dim * math.log(2 * math.pi)) + dim * math.log(spacing)

@@ -1,13 +1,14 @@
-"""Priors p(z): what every prior offers, the standard normal, and the encoder's proposals at trained images."""
+"""Priors p(z): the standard normal, the exponential and its proposal, and the encoder's proposals at trained images."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from lvm_lightning.densities.proposals import Proposal
+from lvm_lightning.densities.proposals import NoiseProposal, Proposal
 from lvm_lightning.support.argtypes import PositiveInt
 from lvm_lightning.support.portions import in_blocks
 from lvm_lightning.support.randomness import Rows
@@ -31,8 +32,8 @@ class Prior(nn.Module, ABC):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
-        like = torch.empty(0, dtype=self.noise_dtype)  # follows the model to its device and its type
-        self.register_buffer("like", like, persistent=False)
+        # follows the model to its device and its type
+        self.register_buffer("like", torch.empty(0, dtype=self.noise_dtype), persistent=False)
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
@@ -86,8 +87,70 @@ class StandardNormal(NoisePrior):
 
     def icdf(self, u: Tensor) -> Tensor:
         """Quantiles, ``(*, K) → (*, K)``: uniform points on (0, 1)^K become points of the prior."""
-        z: Tensor = torch.special.ndtri(u)
-        return z
+        return cast(Tensor, torch.special.ndtri(u))
+
+
+class ExponentialPrior(NoisePrior):
+    """z ~ Exp(λ) on the positive half-line, K = 1.
+
+        log p(z) = log λ − λ z,   −∞ for z < 0
+
+    Args:
+        rate: λ.
+    """
+
+    noise_dtype = torch.float64
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(1)
+        self.rate = rate
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density in nats: ``(*, 1) → (*,)``."""
+        z = z.squeeze(-1)
+        return (math.log(self.rate) - self.rate * z).where(z >= 0, -torch.inf)
+
+    def transform(self, noise: Tensor) -> Tensor:
+        """−log Φ(ε)/λ."""
+        return cast(Tensor, -torch.special.log_ndtr(noise) / self.rate)
+
+
+class Exponential(NoiseProposal):
+    """q(z) = Exp(θ), the same for every example.
+
+        z = e/θ,  e ~ Exp(1),   log q(z) = log θ − θ z
+
+    Args:
+        log_rate: log θ, ``()``; its exponential is positive whatever an optimiser makes of it.
+        batch: number B of examples.
+    """
+
+    noise_dtype = torch.float64
+
+    def __init__(self, log_rate: Tensor, batch: int) -> None:
+        self.log_rate, self.batch = log_rate, batch
+
+    @property
+    def location(self) -> Tensor:
+        """The mean 1/θ, ``(B, 1)``."""
+        return (-self.log_rate).exp().expand(self.batch, 1)
+
+    def rsample(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """z and log q(z) from standard-normal ε ``(*S, B, 1)``: e = −log Φ(ε) is a standard exponential."""
+        e = -torch.special.log_ndtr(noise)
+        return (-self.log_rate).exp() * e, (self.log_rate - e).squeeze(-1)
+
+    def widened(self, factor: float) -> "Exponential":
+        """Exp(θ/c)."""
+        return Exponential(self.log_rate - math.log(factor), self.batch)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z)."""
+        return (self.log_rate - self.log_rate.exp() * z).squeeze(-1)
+
+    def detached(self) -> "Exponential":
+        """With θ held fixed."""
+        return Exponential(self.log_rate.detach(), self.batch)
 
 
 class VampPrior(Prior):
@@ -132,15 +195,13 @@ class VampPrior(Prior):
     def log_prob(self, z: Tensor) -> Tensor:
         """log Σ_m q(z|u_m) − log M, ``(*, K) → (*,)``, nats, in blocks of points where they are many."""
         q = self._proposals(slice(None))
-        points = z.reshape(-1, 1, self.dim)
-        log_sum = in_blocks(lambda block: q.log_prob(block).logsumexp(-1), points, weight=self.components)
+        log_sum = in_blocks(lambda block: q.log_prob(block).logsumexp(-1), z.reshape(-1, 1, self.dim), self.components)
         return log_sum.view(z.shape[:-1]) - math.log(self.components)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """z ~ q(z|u_m) with m ~ 1, …, M, ``(count, K)``."""
         which = torch.randint(self.components, (count,), generator=generator)
-        q = self._proposals(which.to(self.like.device))
-        (drawn,) = q.draws(1, Rows(0, count), generator, count)
+        (drawn,) = self._proposals(which.to(self.like.device)).draws(1, Rows(0, count), generator, count)
         return drawn.z.squeeze(0)
 
     def _proposals(self, which: Tensor | slice) -> Proposal:

@@ -160,9 +160,8 @@ class DiagonalGaussian(NoiseProposal):
     def _log_prob_of_pairs(self, z: Tensor) -> Tensor:
         """``(*S, K) → (*S, B)``, in float64: the terms of Σ_k (z_k − μ_k)²/σ_k² cancel where σ is small."""
         mean, precision, exact = self.mean.double(), (-2 * self.log_sigma.double()).exp(), z.double()
-        squares = (
-            exact.square() @ precision.mT - 2 * exact @ (mean * precision).mT + (mean.square() * precision).sum(-1)
-        )
+        squares = exact.square() @ precision.mT - 2 * exact @ (mean * precision).mT
+        squares = squares + (mean.square() * precision).sum(-1)
         constant = self.log_sigma.double().sum(-1) + 0.5 * z.shape[-1] * math.log(2 * math.pi)
         return (-0.5 * squares - constant).to(self.mean.dtype)
 
