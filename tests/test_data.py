@@ -20,9 +20,16 @@ import torch
 from torch import Tensor
 
 from lvm_lightning.data import StaticMNIST, mnist
-from lvm_lightning.data.binarisation import bernoulli_pixels, philox, random_bytes
 from lvm_lightning.data.loader import Batch, BatchLoader, ImageSet
-from lvm_lightning.data.mnist import DataFileError, load_amat, load_mnist, packaged_file
+from lvm_lightning.data.mnist import (
+    DataFileError,
+    bernoulli_pixels,
+    load_amat,
+    load_mnist,
+    packaged_file,
+    philox,
+    random_bytes,
+)
 from lvm_lightning.support.files import replacing
 from lvm_lightning.support.values import BINARY, UNIT, Support
 from tests.command import SERVER

@@ -6,15 +6,13 @@ A data module may have two methods besides Lightning's own: ``describe()`` and `
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.support.values import REALS, Support
-
-Plain = str | int | float | bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +22,8 @@ class Description:
     Attributes:
         shape: shape of an image; None where an example is a set of real observations.
         support: where the values of x lie.
-        about: the settings that choose the examples, and ``digest``, a SHA-256 of them; empty where it is not known.
+        about: the settings that choose the examples, and ``digest``, a SHA-256 of them: plain values; empty where it is
+            not known.
         bin_width: width Δ of a grey level on the scale of x, where uniform noise was added to grey levels. Then
             E_u log p(x) + D log Δ ≤ log P(grey levels), a probability of 256-valued images.
         labelled: whether the labels say something.
@@ -32,7 +31,7 @@ class Description:
 
     shape: tuple[int, ...] | None
     support: Support
-    about: Mapping[str, Plain] = dataclasses.field(default_factory=dict)
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     bin_width: float | None = None
     labelled: bool = False
 
@@ -72,8 +71,7 @@ def pixel_mean(data: Any, argument: str, cure: str) -> Tensor:
         ValueError: if the data do not know it; it names the argument that needs it, and ends with the cure.
     """
     if hasattr(data, "pixel_mean"):
-        mean: Tensor = data.pixel_mean()
-        return mean
+        return cast(Tensor, data.pixel_mean())
     received = "none" if data is None else type(data).__name__
     raise ValueError(f"{argument} needs a data module with pixel_mean(), got {received}; {cure}")
 
@@ -101,8 +99,7 @@ def require(data: object, support: Support, pixels: int | None, *, model: str, l
         )
     _require_size(said.pixels, pixels)
     if not support.holds(said.support):
-        received = "grey ones" if support.binary else f"values in {said.support}"
-        raise ValueError(_outside(support, likelihood, received))
+        raise ValueError(_outside(support, likelihood, "grey ones" if support.binary else f"values in {said.support}"))
 
 
 def require_values(x: Tensor, support: Support, pixels: int | None, *, likelihood: str) -> None:
@@ -135,7 +132,6 @@ def _require_size(pixels: int | None, served: int | None) -> None:
 
 
 def _outside(support: Support, likelihood: str, received: str) -> str:
-    what, cure = f"values in {support}", f"bring the data to {support}"
-    if support.binary:
-        what, cure = "binary images", "set data.binarisation to static, dynamic or threshold"
+    what = "binary images" if support.binary else f"values in {support}"
+    cure = "set data.binarisation to static, dynamic or threshold" if support.binary else f"bring the data to {support}"
     return f"data: a {likelihood} likelihood needs {what}, got {received}; {cure}"
