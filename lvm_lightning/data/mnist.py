@@ -57,8 +57,7 @@ def load_mnist(path: Path | None = None) -> tuple[ImageSet, ImageSet]:
     """
     path = path or packaged_file()
     packed = path.read_bytes()
-    digest = hashlib.sha256(packed).hexdigest()
-    if digest != SHA256:
+    if (digest := hashlib.sha256(packed).hexdigest()) != SHA256:
         raise DataFileError(
             f"{path}: the file must have SHA-256 {SHA256[:16]}…, got {digest[:16]}… ({len(packed):,} bytes): "
             "it is truncated or damaged; install lvm-lightning again"
@@ -104,8 +103,7 @@ def load_amat(folder: Path, name: str) -> Tensor:
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataFileError(f"{path}: not a readable file ({error}); it is damaged: get it again") from None
-    strange = text.translate(None, b"01 \t\r\n")
-    if strange:
+    if strange := text.translate(None, b"01 \t\r\n"):
         line = 1 + text.count(b"\n", 0, text.index(strange[:1]))
         raise DataFileError(
             f"{path}: must hold only zeros and ones, got {chr(strange[0])!r} in line {line}; "

@@ -89,8 +89,7 @@ def require(data: object, support: Support, pixels: int | None, *, model: str, l
     Raises:
         ValueError: if the examples are of another kind or size, or the likelihood gives them no probability.
     """
-    said = describe(data)
-    if said is None:
+    if (said := describe(data)) is None:
         return
     if (said.pixels is None) != (pixels is None):
         kind = "observations" if pixels is None else "images"
@@ -110,8 +109,7 @@ def require_values(x: Tensor, support: Support, pixels: int | None, *, likelihoo
     """
     if pixels is not None:
         _require_size(x.shape[-1], pixels)
-    outside = support.outside(x)
-    if len(outside):
+    if len(outside := support.outside(x)):
         raise ValueError(_outside(support, likelihood, f"the value {float(outside[0]):g}"))
 
 

@@ -146,8 +146,7 @@ class PixelwiseGaussian(GaussianLikelihood):
     def mean_and_log_sigma(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """m and log σ, both ``(*, D)``."""
         mean, log_variance = parameters.chunk(2, dim=-1)
-        log_floor = torch.full_like(log_variance, 2 * math.log(self.floor))
-        return mean, 0.5 * torch.logaddexp(log_variance, log_floor)
+        return mean, 0.5 * torch.logaddexp(log_variance, torch.full_like(log_variance, 2 * math.log(self.floor)))
 
     def information(self, parameters: Tensor) -> Tensor:
         """1/σ² of m, and ½ (∂ log σ²/∂s)² of s."""

@@ -212,5 +212,4 @@ class _NaturalLogProb(torch.autograd.Function):
 
 def _piece(rows: Tensor) -> int:
     """How many of the first axis make a piece: 2 MB in float32 on a processor, everything elsewhere."""
-    each = max(1, rows.shape[1:].numel())
-    return max(1, 2**19 // each) if rows.device.type == "cpu" else max(1, len(rows))
+    return max(1, 2**19 // max(1, rows.shape[1:].numel()) if rows.device.type == "cpu" else len(rows))

@@ -59,8 +59,7 @@ class NoisePrior(Prior):
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """z ~ p(z), ``(count, K)``."""
-        noise = torch.randn(count, self.dim, generator=generator, dtype=self.like.dtype)
-        return self.transform(noise.to(self.like.device))
+        return self.transform(torch.randn(count, self.dim, generator=generator, dtype=self.like.dtype).to(self.like))
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:

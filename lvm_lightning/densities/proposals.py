@@ -207,8 +207,7 @@ class GaussianPosterior(Posterior):
 
 def log_softplus(s: Tensor) -> Tensor:
     """log log(1 + e^s), which is s itself, to float32's last bit, where softplus would underflow to 0."""
-    small = -20.0
-    return torch.where(s < small, s, softplus(s.clamp(min=small)).log())
+    return torch.where(s < -20, s, softplus(s.clamp(min=-20)).log())
 
 
 def _log_density(eps: Tensor, log_sigma: Tensor) -> Tensor:

@@ -132,14 +132,11 @@ def tune(path: Path, z: Tensor, generator: torch.Generator, start: float = 0.2) 
     Returns:
         Step sizes ``(T, B)``. The run that is reported holds them fixed: adapting would break its invariance.
     """
-    point = path.at(z)
-    step = torch.full(z.shape[1:2], start, dtype=z.dtype, device=z.device)
-    steps = []
+    point, steps = path.at(z), [torch.full(z.shape[1:2], start, dtype=z.dtype, device=z.device)]
     for beta in path.betas[1:]:
-        point, accept = transition(path, point, beta, step, generator)
-        step = step * (2 * ADAPTATION * (accept.mean(0) - TARGET_ACCEPTANCE)).exp()
-        steps.append(step)
-    return torch.stack(steps)
+        point, accept = transition(path, point, beta, steps[-1], generator)
+        steps.append(steps[-1] * (2 * ADAPTATION * (accept.mean(0) - TARGET_ACCEPTANCE)).exp())
+    return torch.stack(steps[1:])
 
 
 def forward(path: Path, z: Tensor, steps: Tensor, generator: torch.Generator, order: int = 1) -> Tensor:

@@ -115,8 +115,7 @@ def pareto_shape(log_w: Tensor) -> Tensor:
         Vehtari et al., Pareto Smoothed Importance Sampling, 2024, section 3; Zhang & Stephens, A new and efficient
         estimation method for the generalized Pareto distribution, 2009, eq. 6–8.
     """
-    S = len(log_w)
-    if S < TAIL:
+    if (S := len(log_w)) < TAIL:
         raise ValueError(f"log_w: a tail needs at least {TAIL} weights, got {S}")
     M = int(min(0.2 * S, 3 * math.sqrt(S)))
     largest = log_w.double().topk(M + 1, dim=0).values  # falling

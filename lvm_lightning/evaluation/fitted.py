@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lvm_lightning.densities import StandardNormal
+from lvm_lightning.densities import Likelihood, StandardNormal
 from lvm_lightning.densities.points import prior_points
 from lvm_lightning.densities.proposals import Drawn, Proposal
 from lvm_lightning.evaluation import Given, Measured
@@ -89,8 +89,7 @@ class FittedProposals:
 
     Args:
         decode: z ``(n, K)`` → the likelihood's parameters ``(n, P·D)``, differentiable twice.
-        log_lik: parameters ``(*S, B, P·D)`` or shared ``(*S, 1, P·D)``, x ``(B, D)`` → ``(*S, B)``, nats.
-        information: parameters → their Fisher information, of the same shape.
+        likelihood: p(x|z), and what x tells of its parameters.
         pilots: prior points ``(M, K)``, decoded once for all images.
         modes: R, how many of them an image's ascents start from.
         steps: of each ascent.
@@ -104,8 +103,7 @@ class FittedProposals:
     """
 
     decode: Callable[[Tensor], Tensor]
-    log_lik: Callable[[Tensor, Tensor], Tensor]
-    information: Callable[[Tensor], Tensor]
+    likelihood: Likelihood
     pilots: Tensor
     modes: int = 4
     steps: int = 12
@@ -120,7 +118,7 @@ class FittedProposals:
         """The mixtures of images ``(B, D)``: R modes and the prior. It takes memory for 4 R B K P·D numbers."""
         with torch.inference_mode(False), torch.no_grad():  # derivatives need ordinary tensors
             x = x.clone()
-            log_lik = self.log_lik(self._decoded.unsqueeze(1), x)
+            log_lik = self.likelihood.log_prob(self._decoded.unsqueeze(1), x)
             best = log_lik.topk(min(self.modes, len(self.pilots)), dim=0).indices  # the pilot points to start from
             mode, precision, log_joint = self._ascend(x, self.pilots[best].clone())
         factor = torch.linalg.cholesky(precision)
@@ -147,16 +145,17 @@ class FittedProposals:
         return z, curvature, height
 
     def _log_joint(self, x: Tensor, z: Tensor) -> Tensor:
-        return self.log_lik(self.decode(z.flatten(0, 1)).view(*z.shape[:-1], -1), x) - 0.5 * z.square().sum(-1)
+        parameters = self.decode(z.flatten(0, 1)).view(*z.shape[:-1], -1)
+        return self.likelihood.log_prob(parameters, x) - 0.5 * z.square().sum(-1)
 
     def _derivatives(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """∇ (log p(x|z) − ½ ‖z‖²), ``(R, B, K)``, and H ``(R, B, K, K)``."""
         parameters, jacobian = self._linearised(z.flatten(0, 1))
         with torch.enable_grad():
             leaf = parameters.view(*z.shape[:-1], -1).detach().requires_grad_()
-            (cotangent,) = torch.autograd.grad(self.log_lik(leaf, x).sum(), leaf)
+            (cotangent,) = torch.autograd.grad(self.likelihood.log_prob(leaf, x).sum(), leaf)
         slope = (cotangent.flatten(0, 1).unsqueeze(-2) @ jacobian).squeeze(-2).view_as(z) - z
-        curvature = jacobian.mT @ (self.information(parameters).unsqueeze(-1) * jacobian)
+        curvature = jacobian.mT @ (self.likelihood.information(parameters).unsqueeze(-1) * jacobian)
         return slope, curvature.view(*z.shape, -1) + torch.eye(z.shape[-1]).to(z)
 
     def _linearised(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,6 +198,5 @@ class FittedImportance(ImportanceWeighted):
         model, x = given.model, given.batch.x
         if self._fitted is None:
             pilots = prior_points(model.prior, "sobol", self.PILOTS, 1, self._pilots).squeeze(1).to(x)
-            likelihood = model.likelihood
-            self._fitted = FittedProposals(model.decode, likelihood.log_prob, likelihood.information, pilots)
+            self._fitted = FittedProposals(model.decode, model.likelihood, pilots)
         yield from self.bound(given.terms(self.samples, self._fitted(x)).log_w)

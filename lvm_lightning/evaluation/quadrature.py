@@ -54,12 +54,8 @@ class GridQuadrature:
         halves = [zip(z[half].split(CHUNK), log_weight[half].split(CHUNK), strict=True) for half in (even, ~even)]
         self._even, self._odd = ([(self.decode(points), weight) for points, weight in half] for half in halves)
 
-    def log_marginal(self, x: Tensor) -> Tensor:
-        """log p(x), ``(B, D) → (B,)``, nats."""
-        return self.measure(x)[0]
-
     def measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(x), and how much it differs from the sum over every other grid point, ``(B,)`` each, nats.
+        """log p(x), and how much it differs from the sum over every other grid point, ``(B, D) → (B,)`` each, nats.
 
         The rule's error falls faster than any power of the spacing, so that the error of half the points, which the
         difference shows, is an estimate of the whole grid's from above. It matters: a sharp posterior of a trained

@@ -1,12 +1,12 @@
 """A set of labelled quantities with everything that it takes to say what they are about."""
 
-import dataclasses
 import hashlib
 import json
 import platform
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from lvm_lightning.support.files import replacing, write_arrays
 PACKAGES = ("lvm-lightning", "torch", "lightning", "torchmetrics", "numpy")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Provenance:
     """What a set of quantities is about.
 
@@ -74,8 +74,7 @@ def write_json(path: Path, content: object) -> None:
 
 def write_report(path: Path, quantities: Sequence[Quantity], provenance: Provenance) -> None:
     """Write ``{"quantities": […], "provenance": {…}}`` as JSON; the file is replaced in one step."""
-    listed = [dataclasses.asdict(q) for q in quantities]
-    write_json(path, {"quantities": listed, "provenance": dataclasses.asdict(provenance)})
+    write_json(path, {"quantities": [asdict(q) for q in quantities], "provenance": asdict(provenance)})
 
 
 class FinishedBatches:
@@ -106,7 +105,7 @@ class FinishedBatches:
 
     def keep(self, name: str, found: Sequence[Measured]) -> None:
         """Keep what was measured of a batch, values and labels; the file appears in one step."""
-        labels = [{f.name: getattr(m, f.name) for f in dataclasses.fields(m) if f.name != "values"} for m in found]
+        labels = [{f.name: getattr(m, f.name) for f in fields(m) if f.name != "values"} for m in found]
         values = {str(i): measured.values.cpu().numpy() for i, measured in enumerate(found)}
         write_arrays(self.folder / f"{name}.npz", {"key": self.key, "labels": json.dumps(labels), **values})
 

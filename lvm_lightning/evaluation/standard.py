@@ -13,7 +13,6 @@ from lvm_lightning.objectives import Objective, elbo, iw_elbo
 
 EXACT = "log p(x) by quadrature"
 """Where log p(x) is known exactly, its name."""
-KL = "KL(q(z|x) ‖ p(z))"
 POSTERIOR_MEAN = "E_q[z]"
 MEAN_SAMPLES = 1024
 """Samples for the mean of a q(z|x) that has none in closed form: their noise is a tenth of what makes a unit active."""
@@ -93,10 +92,9 @@ class ImportanceSampling(ImportanceWeighted):
     def measure(self, given: Given) -> Iterator[Measured]:
         """All of them, from the same S draws."""
         S, terms = self.samples, given.terms(self.samples)
-        kl = (terms.log_q - terms.log_prior).mean(0)
         yield Measured("ELBO", elbo(terms.log_w), "lower bound", S)
         yield Measured("E_q log p(x|z)", terms.log_lik.mean(0), "stochastic estimate", S)
-        yield Measured(KL, kl, "stochastic estimate", S, NATS)
+        yield Measured("KL(q(z|x) ‖ p(z))", (terms.log_q - terms.log_prior).mean(0), "stochastic estimate", S, NATS)
         log_w = terms.log_w if self.widen == 1 else given.terms(S, given.q.widened(self.widen)).log_w
         yield from self.bound(log_w)
 
@@ -151,8 +149,7 @@ class WithoutLatent(Evaluator):
         """One measurement."""
         x, likelihood = given.batch.x, given.model.likelihood
         parameters = likelihood.parameters_of_mean(self.pixel_mean).unsqueeze(0).to(x)
-        name = f"image-independent {type(likelihood).__name__}"
-        yield Measured(name, likelihood.log_prob(parameters, x), "exact", 0)
+        yield Measured(f"image-independent {type(likelihood).__name__}", likelihood.log_prob(parameters, x), "exact", 0)
 
 
 class Gap(Evaluator):
