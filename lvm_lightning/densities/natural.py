@@ -173,12 +173,11 @@ class _NaturalLogProb(torch.autograd.Function):
         ctx.likelihood = likelihood
         ctx.save_for_backward(logits, x)
         x = float32_or_better(x, logits)
-        shared = logits.shape[-2] == 1
         rows = logits.reshape(math.prod(logits.shape[:-2]), *logits.shape[-2:])  # (S, B, D) or (S, 1, D)
         log_prob = []
         for part in rows.split(_piece(rows)):
             exact = float32_or_better(part)
-            on = exact.squeeze(-2) @ x.mT if shared else (exact * x).sum(-1)
+            on = exact.squeeze(-2) @ x.mT if logits.shape[-2] == 1 else (exact * x).sum(-1)
             log_prob.append(on - likelihood.log_partition(exact).sum(-1))
         return torch.cat(log_prob).view(*logits.shape[:-2], len(x))
 

@@ -17,9 +17,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LogDensity = Callable[[Tensor], Tensor]
-"""z ``(C, B, K)`` → ``(C, B)``, nats."""
-
 TARGET_ACCEPTANCE = 0.65
 ADAPTATION = 0.2
 """How fast a step size follows the acceptance: at 0.05 it lagged behind the sharpening density, and cost nats."""
@@ -56,14 +53,14 @@ class Path:
     """The densities that a run goes through.
 
     Attributes:
-        log_base: log p₀(z).
+        log_base: log p₀(z), ``(C, B, K) → (C, B)``, nats.
         log_ratio: log p(x, z) − log p₀(z); for the prior as p₀ it is log p(x|z).
         betas: β_0 = 0 … β_T = 1.
         leapfrog: leapfrog steps a transition.
     """
 
-    log_base: LogDensity
-    log_ratio: LogDensity
+    log_base: Callable[[Tensor], Tensor]
+    log_ratio: Callable[[Tensor], Tensor]
     betas: list[float]
     leapfrog: int = 5
 

@@ -150,26 +150,19 @@ class FittedProposals:
 
     def _derivatives(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """∇ (log p(x|z) − ½ ‖z‖²), ``(R, B, K)``, and H ``(R, B, K, K)``."""
-        parameters, jacobian = self._linearised(z.flatten(0, 1))
         with torch.enable_grad():
+            points = z.flatten(0, 1).detach().requires_grad_()
+            parameters = self.decode(points)
+            # Jᵀ u is linear in u, and its derivative by u is J: K passes, where one a parameter would be 784.
+            u = torch.zeros_like(parameters, requires_grad=True)
+            (product,) = torch.autograd.grad(parameters, points, u, create_graph=True)
+            columns = [torch.autograd.grad(column.sum(), u, retain_graph=True)[0] for column in product.unbind(-1)]
             leaf = parameters.view(*z.shape[:-1], -1).detach().requires_grad_()
             (cotangent,) = torch.autograd.grad(self.likelihood.log_prob(leaf, x).sum(), leaf)
+        parameters, jacobian = parameters.detach(), torch.stack(columns, -1)  # (R B, P·D) and (R B, P·D, K)
         slope = (cotangent.flatten(0, 1).unsqueeze(-2) @ jacobian).squeeze(-2).view_as(z) - z
         curvature = jacobian.mT @ (self.likelihood.information(parameters).unsqueeze(-1) * jacobian)
         return slope, curvature.view(*z.shape, -1) + torch.eye(z.shape[-1]).to(z)
-
-    def _linearised(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The decoder's output ``(n, P·D)`` at z ``(n, K)``, and its Jacobian J ``(n, P·D, K)``.
-
-        Jᵀ u is linear in u, and its derivative by u is J: K passes, where one a parameter would be 784.
-        """
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            parameters = self.decode(z)
-            u = torch.zeros_like(parameters, requires_grad=True)
-            (product,) = torch.autograd.grad(parameters, z, u, create_graph=True)
-            columns = [torch.autograd.grad(column.sum(), u, retain_graph=True)[0] for column in product.unbind(-1)]
-        return parameters.detach(), torch.stack(columns, -1)
 
 
 class FittedImportance(ImportanceWeighted):

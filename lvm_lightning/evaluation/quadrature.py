@@ -91,10 +91,6 @@ class AdaptiveQuadrature:
     device: torch.device | None = None
     points = 0
     LIMIT = 10.0
-    INTERVALS = 64
-    """Intervals that it starts from, narrow enough to find every peak."""
-    TOLERANCE = 1e-5
-    """Relative error that is aimed at."""
 
     def measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x), and the rule's estimate of its error, ``(B, D) → (B,)`` each, nats; ``points`` counts the calls."""
@@ -103,8 +99,8 @@ class AdaptiveQuadrature:
         def integrand(z: float) -> object:
             return (self._log_joint(torch.tensor([z]), x)[0] - shift).double().exp().cpu().numpy()
 
-        edges = np.linspace(-self.LIMIT, self.LIMIT, self.INTERVALS + 1)
-        options = {"epsrel": self.TOLERANCE, "norm": "max", "points": edges[1:-1], "limit": 2000, "full_output": True}
+        edges = np.linspace(-self.LIMIT, self.LIMIT, 64 + 1)  # of intervals narrow enough to find every peak
+        options = {"epsrel": 1e-5, "norm": "max", "points": edges[1:-1], "limit": 2000, "full_output": True}
         integral, error, info = quad_vec(integrand, -self.LIMIT, self.LIMIT, epsabs=0, **options)
         self.points = info.neval
         value = torch.from_numpy(integral).to(x.device)

@@ -100,12 +100,10 @@ class ImportanceSampling(ImportanceWeighted):
 
     def derive(self, found: Mapping[str, Measured]) -> Iterator[Measured]:
         """How far the ELBO lies below the best that is known of log p(x)."""
-        best, lower = found.get(EXACT), found["ELBO"]
-        if best is not None:
-            yield Measured("log p(x) − ELBO", best.values - lower.values, "stochastic estimate", self.samples, NATS)
-        else:
-            name = f"log p(x) − ELBO ≥ L_{self.samples} − ELBO"
-            yield Measured(name, found[self.name].values - lower.values, "lower bound", self.samples, NATS)
+        best, known = found.get(EXACT, found[self.name]), EXACT in found
+        name = "log p(x) − ELBO" if known else f"log p(x) − ELBO ≥ L_{self.samples} − ELBO"
+        kind = "stochastic estimate" if known else best.kind
+        yield Measured(name, best.values - found["ELBO"].values, kind, self.samples, NATS)
 
 
 class PosteriorMeans(Evaluator):
@@ -129,8 +127,7 @@ class PosteriorMeans(Evaluator):
         """The number of active units."""
         mean = found[POSTERIOR_MEAN]
         active, (n, K) = torch.tensor([float(active_units(mean.values))]), mean.values.shape
-        unit = f"of {K} latent dimensions"
-        yield Measured("active units", active, mean.kind, mean.samples, unit, images=n, constant=True)
+        yield Measured("active units", active, mean.kind, mean.samples, f"of {K} latent dimensions", n, constant=True)
 
 
 class WithoutLatent(Evaluator):
