@@ -190,8 +190,7 @@ class BatchLoader:
         self._resume_at = state_dict["position"]
 
     def _batch(self, rows: Tensor, epoch: int, number: int) -> Batch:
-        total = len(rows)
-        start, stop = (total * r // self.world_size for r in (self.rank, self.rank + 1))
+        start, stop = (len(rows) * r // self.world_size for r in (self.rank, self.rank + 1))
         own = rows[start:stop].to(self.device)
         images = self.data.images.index_select(0, rows if self.transform else own)
         if self.transform:
@@ -199,4 +198,4 @@ class BatchLoader:
         x = images if images.is_floating_point() else images.float()
         if self.affine != (1.0, 0.0):
             x = x / self.affine[0] + self.affine[1]
-        return Batch(x, self.data.labels.index_select(0, own), start, total)
+        return Batch(x, self.data.labels.index_select(0, own), start, len(rows))

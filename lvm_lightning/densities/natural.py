@@ -77,8 +77,7 @@ class Bernoulli(NaturalLikelihood):
 
     def sample(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """x ~ p(x|z): zeros and ones in the shape of ``logits``."""
-        u = torch.rand(logits.shape, generator=generator).to(logits.device)
-        return (u < self.mean(logits)).to(logits.dtype)
+        return (torch.rand(logits.shape, generator=generator).to(logits.device) < self.mean(logits)).to(logits.dtype)
 
     def information(self, logits: Tensor) -> Tensor:
         """p (1 − p) with p = sigmoid(l)."""

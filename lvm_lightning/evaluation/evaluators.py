@@ -8,7 +8,7 @@ import torch
 
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.densities import Proposal
-from lvm_lightning.evaluation.quantity import Measured
+from lvm_lightning.evaluation.report import Measured
 from lvm_lightning.model import LatentVariableModel, Terms
 from lvm_lightning.support.randomness import Purpose
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lvm_lightning.evaluation.quantity import aligned, with_error
+from lvm_lightning.evaluation.report import aligned, with_error
 from lvm_lightning.studies.base import FreeStudy
 from lvm_lightning.support.errors import UserError
 
