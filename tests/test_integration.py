@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lvm_lightning.densities import StandardNormal
-from lvm_lightning.densities.points import UNIFORM, Points, iid_uniform, normal_grid, sobol_uniform
+from lvm_lightning.densities import Points, StandardNormal, normal_grid
+from lvm_lightning.densities.points import UNIFORM, iid_uniform, sobol_uniform
 from lvm_lightning.evaluation.quadrature import GridQuadrature
 from tests.conftest import assert_within
 

@@ -7,8 +7,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from lvm_lightning.densities import DiagonalGaussian, Gaussian
-from lvm_lightning.densities.points import PriorProposal, normal_grid
+from lvm_lightning.densities import DiagonalGaussian, Gaussian, PriorProposal, normal_grid
 from lvm_lightning.densities.priors import standard_normal_log_prob
 from lvm_lightning.evaluation import annealing
 from lvm_lightning.evaluation import closed_forms as exponential

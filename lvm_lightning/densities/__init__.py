@@ -3,5 +3,6 @@
 from lvm_lightning.densities.flows import FlowPrior, InverseAutoregressiveFlow
 from lvm_lightning.densities.likelihoods import Gaussian, GaussianLikelihood, Likelihood, PixelwiseGaussian
 from lvm_lightning.densities.natural import Bernoulli, ContinuousBernoulli
+from lvm_lightning.densities.points import Points, PriorProposal, normal_grid, prior_points
 from lvm_lightning.densities.priors import Exponential, ExponentialPrior, NoisePrior, Prior, StandardNormal, VampPrior
 from lvm_lightning.densities.proposals import DiagonalGaussian, GaussianPosterior, NoiseProposal, Posterior, Proposal

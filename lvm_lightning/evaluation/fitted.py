@@ -13,9 +13,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lvm_lightning.densities import Likelihood, StandardNormal
-from lvm_lightning.densities.points import prior_points
-from lvm_lightning.densities.proposals import Drawn, Proposal
+from lvm_lightning.densities import Likelihood, Proposal, StandardNormal, prior_points
+from lvm_lightning.densities.proposals import Drawn
 from lvm_lightning.evaluation import Given, Measured
 from lvm_lightning.evaluation.standard import ImportanceWeighted
 from lvm_lightning.model import LatentVariableModel

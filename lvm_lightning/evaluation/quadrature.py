@@ -9,8 +9,7 @@ import torch
 from scipy.integrate import quad_vec
 from torch import Tensor
 
-from lvm_lightning.densities import Bernoulli, StandardNormal
-from lvm_lightning.densities.points import normal_grid
+from lvm_lightning.densities import Bernoulli, StandardNormal, normal_grid
 from lvm_lightning.evaluation import NATS, Evaluator, Given, Measured
 from lvm_lightning.evaluation.standard import EXACT
 from lvm_lightning.model import LatentVariableModel

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.quasirandom import SobolEngine
 
 from lvm_lightning.data.loader import Batch
-from lvm_lightning.densities import Bernoulli, StandardNormal
-from lvm_lightning.densities.points import Points, PriorProposal, prior_points
+from lvm_lightning.densities import Bernoulli, Points, PriorProposal, StandardNormal, prior_points
 from lvm_lightning.evaluation import Evaluator
 from lvm_lightning.evaluation.fitted import FittedImportance
 from lvm_lightning.evaluation.quadrature import Exact

@@ -5,8 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lvm_lightning.densities import Proposal
-from lvm_lightning.densities.points import PriorProposal
+from lvm_lightning.densities import PriorProposal, Proposal
 from lvm_lightning.evaluation import NATS, Quantity, annealing
 from lvm_lightning.evaluation.rise import bounds_of, powers
 from lvm_lightning.model import LatentVariableModel
