@@ -124,7 +124,7 @@ class RowOrder:
         return torch.from_numpy(np.random.default_rng([self.seed, self.epoch]).permutation(self.rows))
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class BatchLoader:
     """Iterable over one split: global batches, and of each this process's contiguous slice.
 
