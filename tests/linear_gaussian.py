@@ -7,9 +7,8 @@ it are closed forms.
 import torch
 from torch import Tensor
 
-from lvm_lightning.densities.likelihoods import Gaussian
+from lvm_lightning.densities import DiagonalGaussian, Gaussian
 from lvm_lightning.densities.priors import standard_normal_log_prob
-from lvm_lightning.densities.proposals import DiagonalGaussian
 from lvm_lightning.objectives.estimators import Draw, Objective
 
 K, D, S = 2, 4, 0.7

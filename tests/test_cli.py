@@ -11,7 +11,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lvm_lightning.evaluation.quantity import Quantity, table
+from lvm_lightning.evaluation import Quantity, table
 from tests.command import SMALL_FIT, command
 from tests.conftest import ROOT, Run
 

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import http.server
 import itertools
+import runpy
 import struct
 import threading
 import time
@@ -18,15 +19,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from lvm_lightning.data import StaticMNIST, amat
-from lvm_lightning.data.amat import load_amat
-from lvm_lightning.data.binarisation import bernoulli_pixels, philox, random_bytes
+from lvm_lightning.data import StaticMNIST, mnist
 from lvm_lightning.data.loader import Batch, BatchLoader, ImageSet
-from lvm_lightning.data.mnist import DataFileError, load_mnist, pack_mnist, packaged_file
+from lvm_lightning.data.mnist import (
+    DataFileError,
+    bernoulli_pixels,
+    load_amat,
+    load_mnist,
+    packaged_file,
+    philox,
+    random_bytes,
+)
 from lvm_lightning.support.files import replacing
 from lvm_lightning.support.values import BINARY, UNIT, Support
 from tests.command import SERVER
-from tests.conftest import assert_within
+from tests.conftest import ROOT, assert_within
 
 Grey = tuple[ImageSet, ImageSet]
 DIGEST_OF_SEED_0 = "7348a9e0009acdb8bb4c74b26d0e4342ee0f58c6a5d1594bcb69e7dcdb3f7f7a"
@@ -95,6 +102,7 @@ def idx_folder(raw: Path, train: int, test: int) -> None:
 def test_packing_is_reversible_and_names_a_missing_file(tmp_path: Path) -> None:
     import lzma
 
+    pack_mnist = runpy.run_path(str(ROOT / "scripts" / "pack_mnist.py"))["pack_mnist"]
     idx_folder(tmp_path, 3, 2)
     pack_mnist(tmp_path, tmp_path / "packed.xz")
     content = lzma.decompress((tmp_path / "packed.xz").read_bytes())
@@ -347,9 +355,9 @@ def test_labels_come_along(static: StaticMNIST, grey: Grey) -> None:
 @pytest.fixture
 def small_amat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of .amat files with a few rows: one plain, two zipped."""
-    monkeypatch.setattr(amat, "FILES", {"train": 30, "valid": 6, "test": 6})
+    monkeypatch.setattr(mnist, "AMAT_ROWS", {"train": 30, "valid": 6, "test": 6})
     rng = np.random.default_rng(0)
-    for name, n in amat.FILES.items():
+    for name, n in mnist.AMAT_ROWS.items():
         text = "".join(" ".join(map(str, row)) + "\n" for row in rng.integers(0, 2, (n, 784)))
         path = tmp_path / f"binarized_mnist_{name}.amat"
         if name == "train":

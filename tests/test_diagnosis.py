@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from lvm_lightning.densities.proposals import DiagonalGaussian
+from lvm_lightning.densities import DiagonalGaussian
+from lvm_lightning.evaluation import Quantity
 from lvm_lightning.evaluation.diagnostics import log_aggregate, mutual_information, signal_to_noise
-from lvm_lightning.evaluation.quantity import Quantity
 from lvm_lightning.evaluation.report import Provenance, write_report
 from lvm_lightning.studies import Compare
 from lvm_lightning.support.errors import UserError

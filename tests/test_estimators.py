@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lvm_lightning.densities.proposals import DiagonalGaussian
+from lvm_lightning.densities import DiagonalGaussian
 from lvm_lightning.objectives import (
     CUBO,
     Bound,

@@ -10,9 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lvm_lightning.evaluation.evaluators import Evaluator, Given, measure
-from lvm_lightning.evaluation.gathered import Gathered
-from lvm_lightning.evaluation.measured import NATS, Measured
+from lvm_lightning.evaluation import NATS, Evaluator, Gathered, Given, Measured, measure
 from lvm_lightning.evaluation.report import FinishedBatches
 from lvm_lightning.evaluation.standard import ImportanceSampling, PosteriorMeans, TrainedBound
 from lvm_lightning.modules import GaussianVAE

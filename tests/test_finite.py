@@ -14,9 +14,8 @@ from torch.nn.functional import softplus
 
 from lvm_lightning.callbacks import FiniteGuard
 from lvm_lightning.callbacks.finite import Evidence
-from lvm_lightning.densities.likelihoods import Bernoulli, Gaussian, PixelwiseGaussian
-from lvm_lightning.densities.proposals import GaussianPosterior
-from lvm_lightning.densities.proposals.gaussian import log_softplus
+from lvm_lightning.densities import Bernoulli, Gaussian, GaussianPosterior, PixelwiseGaussian
+from lvm_lightning.densities.proposals import log_softplus
 from lvm_lightning.modules import GaussianVAE, PriorIWAE
 from lvm_lightning.networks import MLP
 from lvm_lightning.support.errors import NonFiniteError

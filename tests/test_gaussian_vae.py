@@ -12,12 +12,16 @@ from torch.utils.data import DataLoader
 
 from lvm_lightning.callbacks import EvaluationReport
 from lvm_lightning.data.loader import Batch, ImageSet
-from lvm_lightning.densities.likelihoods import Gaussian, PixelwiseGaussian
-from lvm_lightning.densities.priors import FlowPrior
-from lvm_lightning.densities.proposals import DiagonalGaussian, GaussianPosterior, InverseAutoregressiveFlow
+from lvm_lightning.densities import (
+    DiagonalGaussian,
+    FlowPrior,
+    Gaussian,
+    GaussianPosterior,
+    InverseAutoregressiveFlow,
+    PixelwiseGaussian,
+)
+from lvm_lightning.evaluation import EvaluationSettings, Measured
 from lvm_lightning.evaluation.diagnostics import active_units, activity
-from lvm_lightning.evaluation.evaluators import EvaluationSettings
-from lvm_lightning.evaluation.measured import Measured
 from lvm_lightning.modules import GaussianVAE
 from lvm_lightning.networks import MLP, ConvDecoder, ConvEncoder
 from lvm_lightning.objectives import Renyi, elbo, iw_elbo, nested

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from lvm_lightning.densities.likelihoods import Bernoulli, Gaussian, GaussianLikelihood, Likelihood, PixelwiseGaussian
+from lvm_lightning.densities import Bernoulli, Gaussian, GaussianLikelihood, Likelihood, PixelwiseGaussian
 from tests.conftest import kept_for_backward
 
 BERNOULLI = Bernoulli()

@@ -8,14 +8,12 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from lvm_lightning.densities.likelihoods import Gaussian
-from lvm_lightning.densities.points import normal_grid
+from lvm_lightning.densities import DiagonalGaussian, Gaussian, normal_grid
 from lvm_lightning.densities.priors import standard_normal_log_prob
-from lvm_lightning.densities.proposals import DiagonalGaussian
 from lvm_lightning.evaluation import annealing
 from lvm_lightning.evaluation import closed_forms as exponential
 from lvm_lightning.evaluation.closed_forms import Problem
-from lvm_lightning.evaluation.importance import effective_sample_size, pareto_shape
+from lvm_lightning.evaluation.diagnostics import effective_sample_size, pareto_shape
 from lvm_lightning.evaluation.quadrature import AdaptiveQuadrature, GridQuadrature
 from lvm_lightning.modules import ExponentialPosterior
 from lvm_lightning.objectives import iw_elbo
@@ -158,7 +156,7 @@ def test_quadrature_is_log_p() -> None:
     log_lik = LIKELIHOOD.log_prob((z @ W.T + BIAS).unsqueeze(1), X.unsqueeze(0)).squeeze(1)
     assert float((log_lik + log_weight).logsumexp(0)) == pytest.approx(float(log_p()), abs=1e-5)
     quadrature = GridQuadrature(lambda z: z @ W.T.float() + BIAS.float(), Gaussian(S).log_prob, K)
-    assert float(quadrature.log_marginal(X.unsqueeze(0).float())) == pytest.approx(float(log_p()), abs=1e-4)
+    assert float(quadrature.measure(X.unsqueeze(0).float())[0]) == pytest.approx(float(log_p()), abs=1e-4)
 
 
 @pytest.mark.parametrize("spacing", [1.0, 0.8, 0.6, 0.4])

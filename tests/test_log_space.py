@@ -4,8 +4,7 @@ import math
 from pathlib import Path
 
 import torch
-
-from lvm_lightning.studies.free import LogSpace, estimates
+from lvm_lightning.studies.log_space import LogSpace, estimates
 
 
 def test_both_estimates_agree_until_the_naive_one_underflows() -> None:

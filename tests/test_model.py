@@ -19,9 +19,9 @@ from lvm_lightning.densities import (
     InverseAutoregressiveFlow,
     Posterior,
     Prior,
+    PriorProposal,
     StandardNormal,
 )
-from lvm_lightning.densities.prior_proposal import PriorProposal
 from lvm_lightning.model import LatentVariableModel
 from lvm_lightning.networks import MLP
 from lvm_lightning.support.randomness import Rows
@@ -139,8 +139,7 @@ def test_what_is_simulated_comes_from_the_z_that_is_given_with_it() -> None:
 def test_a_notebook_needs_no_lightning() -> None:
     script = """
 import sys, torch
-from lvm_lightning.densities import Bernoulli, StandardNormal
-from lvm_lightning.densities.prior_proposal import PriorProposal
+from lvm_lightning.densities import Bernoulli, PriorProposal, StandardNormal
 from lvm_lightning.model import LatentVariableModel
 model = LatentVariableModel(StandardNormal(2), torch.nn.Linear(2, 12), Bernoulli())
 x = torch.ones(3, 12)

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lvm_lightning.networks import MLP
-from lvm_lightning.networks.muon import MuonWithAdam
+from lvm_lightning.networks import MLP, MuonWithAdam
 
 
 def network() -> nn.Module:

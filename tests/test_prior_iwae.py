@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from lvm_lightning.callbacks import CompiledNetworks
 from lvm_lightning.data import StaticMNIST
 from lvm_lightning.data.loader import Batch
+from lvm_lightning.evaluation import Quantity
 from lvm_lightning.evaluation.quadrature import GridQuadrature
-from lvm_lightning.evaluation.quantity import Quantity
 from lvm_lightning.modules import PriorIWAE
 from lvm_lightning.networks import MLP
 from lvm_lightning.objectives import iw_elbo, nested
@@ -68,7 +68,7 @@ def test_every_choice_of_points_is_unbiased_for_p_and_a_bound_below_log_p(
 ) -> None:
     model, x = small_model(inner_samples=4, points=points, share_points=share_points), images()
     with torch.no_grad():
-        log_p = GridQuadrature(model.model.decode, model.model.likelihood.log_prob, 2).log_marginal(x)
+        log_p = GridQuadrature(model.model.decode, model.model.likelihood.log_prob, 2).measure(x)[0]
     values = bounds(model, x, 2000)
     assert_within((values - log_p).exp(), 1.0)
     assert (values.mean(0) < log_p).all()
@@ -276,9 +276,7 @@ def test_refining_the_default_grid_moves_a_trained_models_log_p_by_less_than_a_h
     model, x = digits
     with torch.inference_mode():
         coarse, default, fine = (
-            GridQuadrature(model.model.decode, model.model.likelihood.log_prob, 2, spacing=spacing)
-            .log_marginal(x)
-            .mean()
+            GridQuadrature(model.model.decode, model.model.likelihood.log_prob, 2, spacing=spacing).measure(x)[0].mean()
             for spacing in (0.4, 0.05, 0.025)
         )
     assert abs(default - fine) < 0.01

@@ -13,12 +13,12 @@ from lvm_lightning.densities import (
     FlowPrior,
     GaussianPosterior,
     InverseAutoregressiveFlow,
+    NoiseProposal,
     Posterior,
     Prior,
     StandardNormal,
 )
 from lvm_lightning.densities.priors import standard_normal_log_prob
-from lvm_lightning.densities.proposals.base import NoiseProposal
 from lvm_lightning.support.randomness import Rows
 from tests.conftest import assert_within
 

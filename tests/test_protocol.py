@@ -22,7 +22,7 @@ from lvm_lightning.data.protocol import (
     require,
     require_values,
 )
-from lvm_lightning.evaluation.evaluators import EvaluationSettings
+from lvm_lightning.evaluation import EvaluationSettings
 from lvm_lightning.modules import GaussianVAE, PriorIWAE
 from lvm_lightning.networks import MLP
 from lvm_lightning.support.values import BINARY, REALS, UNIT, Support

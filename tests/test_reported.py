@@ -14,9 +14,8 @@ from lvm_lightning.data import ExponentialObservations
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.data.protocol import Description
 from lvm_lightning.densities import ContinuousBernoulli, Gaussian, PixelwiseGaussian
-from lvm_lightning.evaluation.evaluators import EvaluationSettings
-from lvm_lightning.evaluation.exact import Exact
-from lvm_lightning.evaluation.measured import LOG_P, NATS
+from lvm_lightning.evaluation import LOG_P, NATS, EvaluationSettings
+from lvm_lightning.evaluation.quadrature import Exact
 from lvm_lightning.modules import ExponentialPosterior, PriorIWAE
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.support.values import UNIT, Support

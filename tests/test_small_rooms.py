@@ -15,15 +15,8 @@ from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 
 from lvm_lightning.callbacks import BoundProgressBar
-from lvm_lightning.evaluation.measured import Measured
-from lvm_lightning.evaluation.quantity import Quantity, table
-from lvm_lightning.evaluation.report import (
-    FinishedBatches,
-    Provenance,
-    digest_of_weights,
-    versions,
-    write_report,
-)
+from lvm_lightning.evaluation import Measured, Quantity, table
+from lvm_lightning.evaluation.report import FinishedBatches, Provenance, digest_of_weights, versions, write_report
 from lvm_lightning.figures.curves import training_curve
 from lvm_lightning.figures.pictures import (
     darkness,

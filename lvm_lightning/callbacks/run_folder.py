@@ -8,8 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from lvm_lightning.evaluation.evaluators import EvaluationSettings, Evaluator
-from lvm_lightning.evaluation.quantity import table
+from lvm_lightning.evaluation import EvaluationSettings, Evaluator, table
 from lvm_lightning.evaluation.report import FinishedBatches, write_report
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.modules.provenance import provenance

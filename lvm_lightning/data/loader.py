@@ -1,5 +1,6 @@
 """Batches cut by index from one tensor, and each process's slice of them."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -123,6 +124,7 @@ class RowOrder:
         return torch.from_numpy(np.random.default_rng([self.seed, self.epoch]).permutation(self.rows))
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class BatchLoader:
     """Iterable over one split: global batches, and of each this process's contiguous slice.
 
@@ -136,41 +138,35 @@ class BatchLoader:
         shuffle_seed: seed of the permutations; with one, a ragged last batch is dropped.
         rank: this process's number.
         world_size: number of processes.
-        transform: applied to each global batch before it is sliced; none by default.
-        affine: what a value is divided by (255 to bring grey values to [0, 1]), and what is added then.
         device: where the split is kept, in its stored type, and batches are cut; fresh noise is drawn on the CPU, and
             keeps the split there.
+        transform: applied to each global batch before it is sliced; none by default.
+        affine: what a value is divided by (255 to bring grey values to [0, 1]), and what is added then.
 
     Raises:
         ValueError: if there is no whole batch to shuffle, or the processes do not divide it.
     """
 
+    data: ImageSet
+    batch_size: int
+    shuffle_seed: int | None = None
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device | str = "cpu"
+    transform: Transform | None = None
+    affine: tuple[float, float] = (1.0, 0.0)
     batch_sampler = None  # Lightning asks for it where there is a sampler
 
-    def __init__(
-        self,
-        data: ImageSet,
-        batch_size: int,
-        *,
-        shuffle_seed: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        transform: Transform | None = None,
-        affine: tuple[float, float] = (1.0, 0.0),
-        device: torch.device | str = "cpu",
-    ) -> None:
-        rows, shuffle = len(data.images), shuffle_seed is not None
-        if shuffle and batch_size > rows:
-            raise ValueError(f"data.batch_size: must be at most the {rows:,} training images, got {batch_size}")
-        if shuffle and batch_size % world_size:
-            raise ValueError(
-                f"data.batch_size: must be a multiple of the {world_size} processes that share it, got {batch_size}"
-            )
-        self.device = torch.device("cpu" if transform else device)
-        self.data = ImageSet(*(tensor.to(self.device) for tensor in data))
-        self.transform, self.affine = transform, affine
-        self.rank, self.world_size, self.batch_size = rank, world_size, batch_size
-        self.sampler = RowOrder(rows, shuffle_seed)
+    def __post_init__(self) -> None:
+        rows, shuffle, size = len(self.data.images), self.shuffle_seed is not None, self.batch_size
+        if shuffle and size > rows:
+            raise ValueError(f"data.batch_size: must be at most the {rows:,} training images, got {size}")
+        if shuffle and size % self.world_size:
+            shared = f"the {self.world_size} processes that share it"
+            raise ValueError(f"data.batch_size: must be a multiple of {shared}, got {size}")
+        self.device = "cpu" if self.transform else self.device
+        self.data = ImageSet(*(tensor.to(self.device) for tensor in self.data))
+        self.sampler = RowOrder(rows, self.shuffle_seed)
         self._position = self._resume_at = 0
 
     def __len__(self) -> int:
@@ -194,8 +190,7 @@ class BatchLoader:
         self._resume_at = state_dict["position"]
 
     def _batch(self, rows: Tensor, epoch: int, number: int) -> Batch:
-        total = len(rows)
-        start, stop = (total * r // self.world_size for r in (self.rank, self.rank + 1))
+        start, stop = (len(rows) * r // self.world_size for r in (self.rank, self.rank + 1))
         own = rows[start:stop].to(self.device)
         images = self.data.images.index_select(0, rows if self.transform else own)
         if self.transform:
@@ -203,4 +198,4 @@ class BatchLoader:
         x = images if images.is_floating_point() else images.float()
         if self.affine != (1.0, 0.0):
             x = x / self.affine[0] + self.affine[1]
-        return Batch(x, self.data.labels.index_select(0, own), start, total)
+        return Batch(x, self.data.labels.index_select(0, own), start, len(rows))

@@ -6,15 +6,13 @@ A data module may have two methods besides Lightning's own: ``describe()`` and `
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.support.values import REALS, Support
-
-Plain = str | int | float | bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +22,8 @@ class Description:
     Attributes:
         shape: shape of an image; None where an example is a set of real observations.
         support: where the values of x lie.
-        about: the settings that choose the examples, and ``digest``, a SHA-256 of them; empty where it is not known.
+        about: the settings that choose the examples, and ``digest``, a SHA-256 of them: plain values; empty where it is
+            not known.
         bin_width: width Δ of a grey level on the scale of x, where uniform noise was added to grey levels. Then
             E_u log p(x) + D log Δ ≤ log P(grey levels), a probability of 256-valued images.
         labelled: whether the labels say something.
@@ -32,7 +31,7 @@ class Description:
 
     shape: tuple[int, ...] | None
     support: Support
-    about: Mapping[str, Plain] = dataclasses.field(default_factory=dict)
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     bin_width: float | None = None
     labelled: bool = False
 
@@ -48,25 +47,9 @@ class Description:
         return ends if all(map(math.isfinite, ends)) else (0.0, 1.0)
 
 
-@runtime_checkable
-class Described(Protocol):
-    """A data module that says what its examples are."""
-
-    def describe(self) -> Description:
-        """Shape, support and origin of the examples."""
-
-
-@runtime_checkable
-class Averaged(Protocol):
-    """A data module that knows the mean of each pixel."""
-
-    def pixel_mean(self) -> Tensor:
-        """Mean of each pixel over the training images, ``(D,)``, on the scale of x."""
-
-
-def describe(data: object) -> Description | None:
+def describe(data: Any) -> Description | None:
     """What the data say of themselves; None where they say nothing."""
-    return data.describe() if isinstance(data, Described) else None
+    return data.describe() if hasattr(data, "describe") else None
 
 
 def described(data: object, pixels: int | None) -> Description:
@@ -76,20 +59,19 @@ def described(data: object, pixels: int | None) -> Description:
         data: the data module, or None.
         pixels: the D of the model; None where it models observations.
     """
-    if pixels is None:
-        return describe(data) or Description(None, REALS)
-    side = math.isqrt(pixels)
-    return describe(data) or Description((side, side) if side**2 == pixels else (1, pixels), REALS)
+    side = math.isqrt(pixels or 0)
+    shape = None if pixels is None else (side, side) if side**2 == pixels else (1, pixels)
+    return describe(data) or Description(shape, REALS)
 
 
-def pixel_mean(data: object, argument: str, cure: str) -> Tensor:
-    """Mean of each pixel over the training images, ``(D,)``.
+def pixel_mean(data: Any, argument: str, cure: str) -> Tensor:
+    """Mean of each pixel over the training images, ``(D,)``, on the scale of x.
 
     Raises:
         ValueError: if the data do not know it; it names the argument that needs it, and ends with the cure.
     """
-    if isinstance(data, Averaged):
-        return data.pixel_mean()
+    if hasattr(data, "pixel_mean"):
+        return cast(Tensor, data.pixel_mean())
     received = "none" if data is None else type(data).__name__
     raise ValueError(f"{argument} needs a data module with pixel_mean(), got {received}; {cure}")
 
@@ -107,8 +89,7 @@ def require(data: object, support: Support, pixels: int | None, *, model: str, l
     Raises:
         ValueError: if the examples are of another kind or size, or the likelihood gives them no probability.
     """
-    said = describe(data)
-    if said is None:
+    if (said := describe(data)) is None:
         return
     if (said.pixels is None) != (pixels is None):
         kind = "observations" if pixels is None else "images"
@@ -117,8 +98,7 @@ def require(data: object, support: Support, pixels: int | None, *, model: str, l
         )
     _require_size(said.pixels, pixels)
     if not support.holds(said.support):
-        received = "grey ones" if support.binary else f"values in {said.support}"
-        raise ValueError(_outside(support, likelihood, received))
+        raise ValueError(_outside(support, likelihood, "grey ones" if support.binary else f"values in {said.support}"))
 
 
 def require_values(x: Tensor, support: Support, pixels: int | None, *, likelihood: str) -> None:
@@ -129,8 +109,7 @@ def require_values(x: Tensor, support: Support, pixels: int | None, *, likelihoo
     """
     if pixels is not None:
         _require_size(x.shape[-1], pixels)
-    outside = support.outside(x)
-    if len(outside):
+    if len(outside := support.outside(x)):
         raise ValueError(_outside(support, likelihood, f"the value {float(outside[0]):g}"))
 
 
@@ -151,7 +130,6 @@ def _require_size(pixels: int | None, served: int | None) -> None:
 
 
 def _outside(support: Support, likelihood: str, received: str) -> str:
-    what, cure = f"values in {support}", f"bring the data to {support}"
-    if support.binary:
-        what, cure = "binary images", "set data.binarisation to static, dynamic or threshold"
+    what = "binary images" if support.binary else f"values in {support}"
+    cure = "set data.binarisation to static, dynamic or threshold" if support.binary else f"bring the data to {support}"
     return f"data: a {likelihood} likelihood needs {what}, got {received}; {cure}"

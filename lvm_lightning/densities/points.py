@@ -1,4 +1,4 @@
-"""Points to integrate over z with: i.i.d., scrambled Sobol, and a quadrature grid.
+"""Points to integrate over z with: i.i.d., scrambled Sobol, the prior as proposal, and a quadrature grid.
 
 Random points are uniform on the open cube (0, 1)^K, ``(S, B, K)`` in float64; a prior's ``icdf`` carries them
 to z. They are drawn on the CPU from a generator that the caller seeds, so that a run sees the same points on
@@ -6,15 +6,23 @@ every device.
 """
 
 import math
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
+from lvm_lightning.densities.priors import NoisePrior, Prior, StandardNormal
+from lvm_lightning.densities.proposals import Drawn, Proposal
+from lvm_lightning.support.randomness import Rows
+
 Points = Literal["iid", "sobol"]
 
 SOBOL_BITS = 30  # torch's SobolEngine writes its points with 30 binary digits
+SHARED_FROM, SHARED_BY = 1024, 50
+"""From so many draws on, so many neighbouring examples share them, and each is decoded once for all of them."""
 
 
 def iid_uniform(samples: int, batch: int, dim: int, generator: torch.Generator) -> Tensor:
@@ -29,8 +37,8 @@ def iid_uniform(samples: int, batch: int, dim: int, generator: torch.Generator) 
     Returns:
         ``(S, B, K)`` in (0, 1), float64.
     """
-    u = torch.rand(samples, batch, dim, dtype=torch.float64, generator=generator)
-    return u + 2.0**-54  # torch.rand may return 0, which the normal quantile sends to −∞
+    # torch.rand may return 0, which the normal quantile sends to −∞
+    return torch.rand(samples, batch, dim, dtype=torch.float64, generator=generator) + 2.0**-54
 
 
 def sobol_uniform(samples: int, batch: int, dim: int, generator: torch.Generator) -> Tensor:
@@ -55,12 +63,66 @@ def sobol_uniform(samples: int, batch: int, dim: int, generator: torch.Generator
     seed = int(torch.randint(2**62, (), generator=generator))
     digits = SobolEngine(dim, scramble=True, seed=seed).draw(samples, dtype=torch.float64) * 2**SOBOL_BITS
     shift = torch.randint(2**SOBOL_BITS, (1, batch, dim), generator=generator)
-    u: Tensor = ((digits.long().unsqueeze(1) ^ shift).double() + 0.5) / 2**SOBOL_BITS
-    return u
+    return (torch.bitwise_xor(digits.long().unsqueeze(1), shift).double() + 0.5) / 2.0**SOBOL_BITS
 
 
 UNIFORM = {"iid": iid_uniform, "sobol": sobol_uniform}
 """What draws each kind of :data:`Points`."""
+
+
+def prior_points(prior: Prior, points: Points, samples: int, examples: int, generator: torch.Generator) -> Tensor:
+    """z ~ p(z), ``(samples, examples, K)``: uniform points of the cube, which the prior's quantiles carry to z.
+
+    A prior that has no quantiles draws i.i.d. points.
+    """
+    if isinstance(prior, StandardNormal):
+        return prior.icdf(UNIFORM[points](samples, examples, prior.dim, generator))
+    return prior.sample(samples * examples, generator).view(samples, examples, -1)
+
+
+class PriorProposal(Proposal):
+    """q(z|x) = p(z) for every example: the importance weight is p(x|z) itself.
+
+    Args:
+        prior: p(z).
+        x: the examples ``(B, D)``; z has their device and type.
+    """
+
+    def __init__(self, prior: Prior, x: Tensor) -> None:
+        self.prior, self.like = prior, x
+
+    @property
+    def location(self) -> Tensor:
+        """Where the prior has its noise 0, the same for every example, ``(B, K)``."""
+        zero = self.like.new_zeros(len(self.like), self.prior.dim)
+        return self.prior.transform(zero) if isinstance(self.prior, NoisePrior) else zero
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log p(z)."""
+        return self.prior.log_prob(z)
+
+    def draws(self, samples: int, rows: Rows, generator: torch.Generator, size: int) -> Iterator[Drawn]:
+        """i.i.d. points; from 1,024 on, fifty neighbouring examples share them."""
+        if samples < SHARED_FROM:
+            for first, last in pairwise(_edges(0, samples, max(1, size // max(1, rows.total)))):
+                z = self._points(last - first, rows.total, generator)[:, rows.start : rows.start + len(self.like)]
+                yield Drawn(slice(first, last), slice(None), z, self.prior.log_prob(z))
+            return
+        z = self._points(samples, -(-rows.total // SHARED_BY), generator)  # (S, groups, K)
+        for first, last in pairwise(_edges(rows.start, rows.start + len(self.like), SHARED_BY)):
+            here = slice(first - rows.start, last - rows.start)
+            group = min(first // SHARED_BY, z.shape[1] - 1)
+            for start in range(0, samples, size):
+                part = z[start : start + size, group : group + 1]
+                yield Drawn(slice(start, start + size), here, part, self.prior.log_prob(part))
+
+    def _points(self, samples: int, examples: int, generator: torch.Generator) -> Tensor:
+        return prior_points(self.prior, "iid", samples, examples, generator).to(self.like)
+
+
+def _edges(start: int, stop: int, size: int) -> list[int]:
+    """``start``, the multiples of ``size`` behind it, and ``stop``."""
+    return [start, *range(start // size * size + size, stop, size), stop]
 
 
 def normal_grid(dim: int, spacing: float = 0.05, radius: float = 5.0) -> tuple[Tensor, Tensor]:
@@ -90,5 +152,4 @@ def normal_grid(dim: int, spacing: float = 0.05, radius: float = 5.0) -> tuple[T
     axis = torch.arange(-half, half + 1, dtype=torch.float64) * spacing
     z = torch.cartesian_prod(*[axis] * dim).reshape(-1, dim)  # (M, K)
     z = z[z.norm(dim=-1) <= radius]
-    log_density = -0.5 * (z.square().sum(-1) + dim * math.log(2 * math.pi))
-    return z, log_density + dim * math.log(spacing)
+    return z, -0.5 * (z.square().sum(-1) + dim * math.log(2 * math.pi)) + dim * math.log(spacing)

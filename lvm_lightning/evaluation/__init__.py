@@ -1,5 +1,4 @@
 """Labelled quantities in nats with their standard errors, and how they are computed."""
 
-from lvm_lightning.evaluation.evaluators import EvaluationSettings, Evaluator, Given
-from lvm_lightning.evaluation.measured import LOG_P, NATS, Measured
-from lvm_lightning.evaluation.quantity import Kind, Quantity, table
+from lvm_lightning.evaluation.evaluators import EvaluationSettings, Evaluator, Given, measure
+from lvm_lightning.evaluation.report import LOG_P, NATS, Gathered, Kind, Measured, Quantity, table

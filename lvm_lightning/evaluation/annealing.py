@@ -17,9 +17,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LogDensity = Callable[[Tensor], Tensor]
-"""z ``(C, B, K)`` → ``(C, B)``, nats."""
-
 TARGET_ACCEPTANCE = 0.65
 ADAPTATION = 0.2
 """How fast a step size follows the acceptance: at 0.05 it lagged behind the sharpening density, and cost nats."""
@@ -56,14 +53,14 @@ class Path:
     """The densities that a run goes through.
 
     Attributes:
-        log_base: log p₀(z).
+        log_base: log p₀(z), ``(C, B, K) → (C, B)``, nats.
         log_ratio: log p(x, z) − log p₀(z); for the prior as p₀ it is log p(x|z).
         betas: β_0 = 0 … β_T = 1.
         leapfrog: leapfrog steps a transition.
     """
 
-    log_base: LogDensity
-    log_ratio: LogDensity
+    log_base: Callable[[Tensor], Tensor]
+    log_ratio: Callable[[Tensor], Tensor]
     betas: list[float]
     leapfrog: int = 5
 
@@ -132,36 +129,21 @@ def tune(path: Path, z: Tensor, generator: torch.Generator, start: float = 0.2) 
     Returns:
         Step sizes ``(T, B)``. The run that is reported holds them fixed: adapting would break its invariance.
     """
-    point = path.at(z)
-    step = torch.full(z.shape[1:2], start, dtype=z.dtype, device=z.device)
-    steps = []
+    point, steps = path.at(z), [torch.full(z.shape[1:2], start, dtype=z.dtype, device=z.device)]
     for beta in path.betas[1:]:
-        point, accept = transition(path, point, beta, step, generator)
-        step = step * (2 * ADAPTATION * (accept.mean(0) - TARGET_ACCEPTANCE)).exp()
-        steps.append(step)
-    return torch.stack(steps)
+        point, accept = transition(path, point, beta, steps[-1], generator)
+        steps.append(steps[-1] * (2 * ADAPTATION * (accept.mean(0) - TARGET_ACCEPTANCE)).exp())
+    return torch.stack(steps[1:])
 
 
-def forward(path: Path, z: Tensor, steps: Tensor, generator: torch.Generator) -> Tensor:
+def forward(path: Path, z: Tensor, steps: Tensor, generator: torch.Generator, order: int = 1) -> Tensor:
     """Log-weights ``(C, B)`` of chains that start at z ~ p₀ and end near the posterior; E w = p(x).
+
+    The T weights have a transition at β_1 … β_{T−1} between them; order −1 runs through both from the end.
 
     Reference:
         Neal, Annealed Importance Sampling, 2001, eq. 11.
     """
-    return _log_weights(path, z, steps, generator, 1)
-
-
-def backward(path: Path, z: Tensor, steps: Tensor, generator: torch.Generator) -> Tensor:
-    """Log-weights ``(C, B)`` of chains that start at exact posterior samples z and end near p₀; E 1/w = 1/p(x).
-
-    Reference:
-        Grosse et al., Sandwiching the marginal likelihood using bidirectional Monte Carlo, 2015, eq. 7.
-    """
-    return _log_weights(path, z, steps, generator, -1)
-
-
-def _log_weights(path: Path, z: Tensor, steps: Tensor, generator: torch.Generator, order: int) -> Tensor:
-    """The T weights with a transition at β_1 … β_{T−1} between them; order −1 runs through both from the end."""
     rises = [after - before for before, after in pairwise(path.betas)][::order]
     transitions = list(zip(path.betas[1:-1], steps[:-1], strict=True))[::order]
     point = path.at(z)
@@ -170,6 +152,15 @@ def _log_weights(path: Path, z: Tensor, steps: Tensor, generator: torch.Generato
         point, _ = transition(path, point, beta, step, generator)
         log_w += rise * point.ratio
     return log_w
+
+
+def backward(path: Path, z: Tensor, steps: Tensor, generator: torch.Generator) -> Tensor:
+    """Log-weights ``(C, B)`` of chains that start at exact posterior samples z and end near p₀; E 1/w = 1/p(x).
+
+    Reference:
+        Grosse et al., Sandwiching the marginal likelihood using bidirectional Monte Carlo, 2015, eq. 7.
+    """
+    return forward(path, z, steps, generator, order=-1)
 
 
 def lower_bound(log_w: Tensor) -> Tensor:

@@ -131,8 +131,7 @@ def elbo(p: Problem, theta: Tensor) -> Tensor:
     """
     theta = theta.double()
     square = 2 / theta**2 - 2 * p.mean / theta + p.mean**2
-    constant = math.log(p.rate) + _log_constant(p)
-    return constant - p.n * square / (2 * p.sigma**2) - p.rate / theta + 1 - theta.log()
+    return math.log(p.rate) + _log_constant(p) - p.n * square / (2 * p.sigma**2) - p.rate / theta + 1 - theta.log()
 
 
 def best_rate(p: Problem) -> float:
@@ -178,13 +177,12 @@ class ClosedForms(Evaluator):
         prior, likelihood = cast(ExponentialPrior, given.model.prior), cast(Gaussian, given.model.likelihood)
         p = Problem.of(given.batch.x[0], prior.rate, float(likelihood.sigma))
         theta = cast(Exponential, given.q).log_rate.exp()
-        exact: list[tuple[str, float | Tensor, Kind, str]] = [
-            ("θ", theta, "parameter", "1/unit of x"),
-            ("θ*, the ELBO's maximum", best_rate(p), "exact", "1/unit of x"),
-            ("ELBO(θ)", elbo(p, theta), "exact", NATS),
-            ("log p(x)", log_marginal(p), "exact", NATS),
-            ("KL(q_θ(z) ‖ p(z|x)) = log p(x) − ELBO(θ)", kl(p, theta), "exact", NATS),
-        ]
-        for name, value, kind, unit in exact:
-            number = torch.tensor([float(value)], dtype=torch.float64)
-            yield Measured(name, number, kind, 0, unit, constant=True)
+        yield _number("θ", theta, "1/unit of x", "parameter")
+        yield _number("θ*, the ELBO's maximum", best_rate(p), "1/unit of x")
+        yield _number("ELBO(θ)", elbo(p, theta))
+        yield _number("log p(x)", log_marginal(p))
+        yield _number("KL(q_θ(z) ‖ p(z|x)) = log p(x) − ELBO(θ)", kl(p, theta))
+
+
+def _number(name: str, value: float | Tensor, unit: str = NATS, kind: Kind = "exact") -> Measured:
+    return Measured(name, torch.tensor([float(value)], dtype=torch.float64), kind, 0, unit, constant=True)

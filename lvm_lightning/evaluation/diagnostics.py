@@ -1,5 +1,6 @@
-"""What a posterior does with its latent dimensions, and how noisy a gradient is."""
+"""What a posterior does with its latent dimensions, how noisy a gradient is, and how far weights can be believed."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -8,9 +9,12 @@ from torch.nn import Parameter
 
 ACTIVE = 0.01
 """Activity above which a latent dimension counts as active (Burda et al. 2016, appendix C)."""
-
 BLOCK = 500
 """Rows of the pairwise densities that are computed at a time."""
+HEAVY = 0.7
+"""Pareto shape above which an importance-sampling estimate of feasible size cannot be trusted (Vehtari et al. 2024)."""
+TAIL = 25
+"""Samples that a tail shape needs."""
 
 
 def activity(mean: Tensor) -> Tensor:
@@ -35,12 +39,9 @@ def log_aggregate(z: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
     """
     z, mean, precision = z.double(), mean.double(), (-2 * log_sigma.double()).exp()
     constant = -log_sigma.double() - 0.5 * (mean.square() * precision) - 0.5 * torch.log(z.new_tensor(2 * torch.pi))
-    constant = constant.sum(-1)
-    log_sums = [
-        (constant - 0.5 * part.square() @ precision.T + part @ (mean * precision).T).logsumexp(-1)  # over (m, n)
-        for part in z.split(BLOCK)
-    ]
-    return torch.cat(log_sums) - torch.log(torch.tensor(len(mean), dtype=torch.float64))
+    pairs = (constant.sum(-1) - 0.5 * p.square() @ precision.T + p @ (mean * precision).T for p in z.split(BLOCK))
+    log_sums = torch.cat([log_density.logsumexp(-1) for log_density in pairs])
+    return log_sums - torch.log(torch.tensor(len(mean), dtype=torch.float64))
 
 
 def mutual_information(z: Tensor, log_q: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
@@ -86,10 +87,47 @@ def signal_to_noise(
         total, squares = total + gradient, squares + gradient.square()
     mean = total / repeats
     variance = (squares / repeats - mean.square()) * repeats / (repeats - 1)
-    parts = zip(groups, mean.split(sizes), variance.split(sizes), strict=True)
-    return {name: _ratio(*moments) for name, *moments in parts}
+    ratios = (mean.abs() / variance.sqrt()).where(variance > 0, torch.nan)  # of what does not vary there is none
+    return {name: float(part[~part.isnan()].mean()) for name, part in zip(groups, ratios.split(sizes), strict=True)}
 
 
-def _ratio(mean: Tensor, variance: Tensor) -> float:
-    noisy = variance > 0
-    return float((mean[noisy].abs() / variance[noisy].sqrt()).mean())
+def effective_sample_size(log_w: Tensor) -> Tensor:
+    """(Σ w)² / Σ w², ``(S, B) → (B,)``: between 1 and S.
+
+    Reference:
+        Kong, A note on importance sampling using standardized weights, 1992.
+    """
+    log_w = log_w.double()
+    return (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()
+
+
+def pareto_shape(log_w: Tensor) -> Tensor:
+    """Shape k̂ of a generalised Pareto distribution fitted to the largest weights, ``(S, B) → (B,)``.
+
+    The largest M = min(S/5, 3 √S) weights above the next one are fitted by Zhang & Stephens' empirical-Bayes estimate,
+    with the weakly informative prior that pulls k̂ to ½ by ten observations. k̂ ≥ ½: the weights have no variance;
+    k̂ > 0.7: the estimate cannot be believed at any feasible S.
+
+    Raises:
+        ValueError: if there are fewer than 25 weights, of which 5 make a tail.
+
+    Reference:
+        Vehtari et al., Pareto Smoothed Importance Sampling, 2024, section 3; Zhang & Stephens, A new and efficient
+        estimation method for the generalized Pareto distribution, 2009, eq. 6–8.
+    """
+    if (S := len(log_w)) < TAIL:
+        raise ValueError(f"log_w: a tail needs at least {TAIL} weights, got {S}")
+    M = int(min(0.2 * S, 3 * math.sqrt(S)))
+    largest = log_w.double().topk(M + 1, dim=0).values  # falling
+    # Rounding makes ties of nearly equal weights: they then have no tail, and k̂ goes to its prior.
+    excess = (largest[:M].flip(0) - largest[0]).exp() - (largest[M] - largest[0]).exp()  # (M, B), rising
+    excess = excess.clamp_min(1e-300)
+    m = 30 + int(math.sqrt(M))
+    j = torch.arange(1, m + 1, dtype=torch.float64, device=log_w.device)
+    quartile = excess[int(M / 4 + 0.5) - 1]
+    b = (1 - (m / (j - 0.5)).sqrt()).unsqueeze(1) / (3 * quartile) + 1 / excess[-1]  # (m, B)
+    k = (-b.unsqueeze(1) * excess).log1p().mean(1)  # (m, B)
+    log_lik = M * ((-b / k).log() - k - 1)
+    b_hat = (log_lik.nan_to_num(nan=-math.inf).softmax(0) * b).sum(0)
+    k_hat = (-b_hat * excess).log1p().mean(0)
+    return (M * k_hat + 5) / (M + 10)

@@ -8,7 +8,7 @@ import torch
 
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.densities import Proposal
-from lvm_lightning.evaluation.measured import Measured
+from lvm_lightning.evaluation.report import Measured
 from lvm_lightning.model import LatentVariableModel, Terms
 from lvm_lightning.support.randomness import Purpose
 
@@ -87,12 +87,7 @@ class EvaluationSettings:
 
 
 def measure(
-    evaluators: Sequence[Evaluator],
-    model: LatentVariableModel,
-    propose: Propose,
-    batch: Batch,
-    noise: Noise,
-    number: int,
+    evaluators: list[Evaluator], model: LatentVariableModel, propose: Propose, batch: Batch, noise: Noise, number: int
 ) -> list[Measured]:
     """What all evaluators find of a batch, in float32 or better.
 

@@ -13,10 +13,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lvm_lightning.densities.proposals.base import Drawn, Proposal
+from lvm_lightning.densities import Likelihood, Proposal, StandardNormal, prior_points
+from lvm_lightning.densities.proposals import Drawn
+from lvm_lightning.evaluation import Given, Measured
+from lvm_lightning.evaluation.standard import ImportanceWeighted
+from lvm_lightning.model import LatentVariableModel
 from lvm_lightning.support.randomness import Rows
 
-Function = Callable[[Tensor], Tensor]
 LONGEST = 0.5
 """Longest step of the ascent in standard deviations of the prior: beyond it a quadratic form says nothing of p(x|z)."""
 
@@ -85,8 +88,7 @@ class FittedProposals:
 
     Args:
         decode: z ``(n, K)`` → the likelihood's parameters ``(n, P·D)``, differentiable twice.
-        log_lik: parameters ``(*S, B, P·D)`` or shared ``(*S, 1, P·D)``, x ``(B, D)`` → ``(*S, B)``, nats.
-        information: parameters → their Fisher information, of the same shape.
+        likelihood: p(x|z), and what x tells of its parameters.
         pilots: prior points ``(M, K)``, decoded once for all images.
         modes: R, how many of them an image's ascents start from.
         steps: of each ascent.
@@ -99,9 +101,8 @@ class FittedProposals:
         and Effective Importance Sampling, 2000, section 3 (the prior's part).
     """
 
-    decode: Function
-    log_lik: Callable[[Tensor, Tensor], Tensor]
-    information: Function
+    decode: Callable[[Tensor], Tensor]
+    likelihood: Likelihood
     pilots: Tensor
     modes: int = 4
     steps: int = 12
@@ -116,20 +117,15 @@ class FittedProposals:
         """The mixtures of images ``(B, D)``: R modes and the prior. It takes memory for 4 R B K P·D numbers."""
         with torch.inference_mode(False), torch.no_grad():  # derivatives need ordinary tensors
             x = x.clone()
-            mode, precision, log_joint = self._ascend(x, self._starts(x))
+            log_lik = self.likelihood.log_prob(self._decoded.unsqueeze(1), x)
+            best = log_lik.topk(min(self.modes, len(self.pilots)), dim=0).indices  # the pilot points to start from
+            mode, precision, log_joint = self._ascend(x, self.pilots[best].clone())
         factor = torch.linalg.cholesky(precision)
         log_mass = log_joint - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # (R, B), up to a constant
         weight = (1 - self.prior_weight) * (0.9 * log_mass.softmax(0) + 0.1 / len(mode))
-        return Mixture(
-            torch.cat([weight, torch.full_like(weight[:1], self.prior_weight)]).log(),
-            torch.cat([mode, torch.zeros_like(mode[:1])]),
-            torch.cat([factor / self.widen, torch.eye(mode.shape[-1]).to(mode).expand_as(factor[:1])]),
-        )
-
-    def _starts(self, x: Tensor) -> Tensor:
-        """The pilot points with the largest p(x|z), ``(R, B, K)``."""
-        best = self.log_lik(self._decoded.unsqueeze(1), x).topk(min(self.modes, len(self.pilots)), dim=0).indices
-        return self.pilots[best].clone()
+        log_weight = torch.cat([weight, torch.full_like(weight[:1], self.prior_weight)]).log()
+        mean, prior = torch.cat([mode, torch.zeros_like(mode[:1])]), torch.eye(mode.shape[-1]).to(mode)
+        return Mixture(log_weight, mean, torch.cat([factor / self.widen, prior.expand_as(factor[:1])]))
 
     def _ascend(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Where the ascents end, ``(R, B, K)``, H ``(R, B, K, K)`` and log p(x|z) − ½ ‖z‖² there, ``(R, B)``."""
@@ -148,27 +144,51 @@ class FittedProposals:
         return z, curvature, height
 
     def _log_joint(self, x: Tensor, z: Tensor) -> Tensor:
-        return self.log_lik(self.decode(z.flatten(0, 1)).view(*z.shape[:-1], -1), x) - 0.5 * z.square().sum(-1)
+        parameters = self.decode(z.flatten(0, 1)).view(*z.shape[:-1], -1)
+        return self.likelihood.log_prob(parameters, x) - 0.5 * z.square().sum(-1)
 
     def _derivatives(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """∇ (log p(x|z) − ½ ‖z‖²), ``(R, B, K)``, and H ``(R, B, K, K)``."""
-        parameters, jacobian = self._linearised(z.flatten(0, 1))
         with torch.enable_grad():
+            points = z.flatten(0, 1).detach().requires_grad_()
+            parameters = self.decode(points)
+            # Jᵀ u is linear in u, and its derivative by u is J: K passes, where one a parameter would be 784.
+            u = torch.zeros_like(parameters, requires_grad=True)
+            (product,) = torch.autograd.grad(parameters, points, u, create_graph=True)
+            columns = [torch.autograd.grad(column.sum(), u, retain_graph=True)[0] for column in product.unbind(-1)]
             leaf = parameters.view(*z.shape[:-1], -1).detach().requires_grad_()
-            (cotangent,) = torch.autograd.grad(self.log_lik(leaf, x).sum(), leaf)
+            (cotangent,) = torch.autograd.grad(self.likelihood.log_prob(leaf, x).sum(), leaf)
+        parameters, jacobian = parameters.detach(), torch.stack(columns, -1)  # (R B, P·D) and (R B, P·D, K)
         slope = (cotangent.flatten(0, 1).unsqueeze(-2) @ jacobian).squeeze(-2).view_as(z) - z
-        curvature = jacobian.mT @ (self.information(parameters).unsqueeze(-1) * jacobian)
+        curvature = jacobian.mT @ (self.likelihood.information(parameters).unsqueeze(-1) * jacobian)
         return slope, curvature.view(*z.shape, -1) + torch.eye(z.shape[-1]).to(z)
 
-    def _linearised(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The decoder's output ``(n, P·D)`` at z ``(n, K)``, and its Jacobian J ``(n, P·D, K)``.
 
-        Jᵀ u is linear in u, and its derivative by u is J: K passes, where one a parameter would be 784.
-        """
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            parameters = self.decode(z)
-            u = torch.zeros_like(parameters, requires_grad=True)
-            (product,) = torch.autograd.grad(parameters, z, u, create_graph=True)
-            columns = [torch.autograd.grad(column.sum(), u, retain_graph=True)[0] for column in product.unbind(-1)]
-        return parameters.detach(), torch.stack(columns, -1)
+class FittedImportance(ImportanceWeighted):
+    """L_S with proposals that are fitted to each example: for a model without an encoder whose K is above 2.
+
+    Args:
+        samples: S.
+        pilots: CPU generator of the prior points that the fits start from.
+    """
+
+    PILOTS = 2**14
+    purpose, note = "fitted", " (fitted proposals)"
+    cure = "raise evaluation.samples, or use 'lvm-lightning anneal'"
+
+    def __init__(self, samples: int, pilots: torch.Generator) -> None:
+        super().__init__(samples)
+        self._pilots = pilots
+        self._fitted: FittedProposals | None = None
+
+    def lacks(self, model: LatentVariableModel) -> str:
+        """A standard normal prior."""
+        return "" if isinstance(model.prior, StandardNormal) else "a standard normal prior"
+
+    def measure(self, given: Given) -> Iterator[Measured]:
+        """The bound, and how far its weights can be believed."""
+        model, x = given.model, given.batch.x
+        if self._fitted is None:
+            pilots = prior_points(model.prior, "sobol", self.PILOTS, 1, self._pilots).squeeze(1).to(x)
+            self._fitted = FittedProposals(model.decode, model.likelihood, pilots)
+        yield from self.bound(given.terms(self.samples, self._fitted(x)).log_w)

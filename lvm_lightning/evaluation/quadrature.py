@@ -1,18 +1,19 @@
 """log p(x) by quadrature over a latent of one or two dimensions."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.integrate import quad_vec
 from torch import Tensor
 
-from lvm_lightning.densities.points import normal_grid
+from lvm_lightning.densities import Bernoulli, StandardNormal, normal_grid
+from lvm_lightning.evaluation import NATS, Evaluator, Given, Measured
+from lvm_lightning.evaluation.standard import EXACT
 from lvm_lightning.model import LatentVariableModel
-from lvm_lightning.objectives.bounds import log_sum_exp
+from lvm_lightning.objectives import log_sum_exp
 
 CHUNK = 1024
 """Grid points a matrix product: its results stay in the processor's cache until they are summed."""
@@ -51,12 +52,8 @@ class GridQuadrature:
         halves = [zip(z[half].split(CHUNK), log_weight[half].split(CHUNK), strict=True) for half in (even, ~even)]
         self._even, self._odd = ([(self.decode(points), weight) for points, weight in half] for half in halves)
 
-    def log_marginal(self, x: Tensor) -> Tensor:
-        """log p(x), ``(B, D) → (B,)``, nats."""
-        return self.measure(x)[0]
-
     def measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(x), and how much it differs from the sum over every other grid point, ``(B,)`` each, nats.
+        """log p(x), and how much it differs from the sum over every other grid point, ``(B, D) → (B,)`` each, nats.
 
         The rule's error falls faster than any power of the spacing, so that the error of half the points, which the
         difference shows, is an estimate of the whole grid's from above. It matters: a sharp posterior of a trained
@@ -92,24 +89,18 @@ class AdaptiveQuadrature:
     device: torch.device | None = None
     points = 0
     LIMIT = 10.0
-    INTERVALS = 64
-    """Intervals that it starts from, narrow enough to find every peak."""
-    TOLERANCE = 1e-5
-    """Relative error that is aimed at."""
 
     def measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x), and the rule's estimate of its error, ``(B, D) → (B,)`` each, nats; ``points`` counts the calls."""
         shift = self._log_joint(torch.linspace(-self.LIMIT, self.LIMIT, 2001), x).amax(0)  # (B,)
-        self.points = 0
 
-        def integrand(z: float) -> npt.NDArray[np.float64]:
-            self.points += 1
-            ratio = (self._log_joint(torch.tensor([z]), x)[0] - shift).double().exp()
-            return ratio.cpu().numpy()
+        def integrand(z: float) -> object:
+            return (self._log_joint(torch.tensor([z]), x)[0] - shift).double().exp().cpu().numpy()
 
-        edges = np.linspace(-self.LIMIT, self.LIMIT, self.INTERVALS + 1)
-        options = {"epsrel": self.TOLERANCE, "norm": "max", "points": edges[1:-1], "limit": 2000}
-        integral, error = quad_vec(integrand, -self.LIMIT, self.LIMIT, epsabs=0, **options)
+        edges = np.linspace(-self.LIMIT, self.LIMIT, 64 + 1)  # of intervals narrow enough to find every peak
+        options = {"epsrel": 1e-5, "norm": "max", "points": edges[1:-1], "limit": 2000, "full_output": True}
+        integral, error, info = quad_vec(integrand, -self.LIMIT, self.LIMIT, epsabs=0, **options)
+        self.points = info.neval
         value = torch.from_numpy(integral).to(x.device)
         return value.log() + shift.double(), (error / value).log1p()
 
@@ -127,3 +118,30 @@ def quadrature_of(model: LatentVariableModel, spacing: float, device: torch.devi
     if model.prior.dim == 1:
         return AdaptiveQuadrature(model.decode, model.likelihood.log_prob, device)
     return GridQuadrature(model.decode, model.likelihood.log_prob, model.prior.dim, spacing=spacing, device=device)
+
+
+class Exact(Evaluator):
+    """log p(x) by quadrature over one or two latent dimensions, and how far it may be off.
+
+    Args:
+        spacing: distance of the grid points where K = 2; a sharper posterior needs a finer grid.
+    """
+
+    rows = None
+
+    def __init__(self, spacing: float) -> None:
+        self.spacing = spacing
+        self._quadrature: Quadrature | None = None
+
+    def lacks(self, model: LatentVariableModel) -> str:
+        """A standard normal prior of at most two dimensions, and a Bernoulli likelihood."""
+        served = isinstance(model.prior, StandardNormal) and isinstance(model.likelihood, Bernoulli)
+        return "" if served and model.prior.dim <= 2 else "a standard normal prior of K ≤ 2 and a Bernoulli likelihood"
+
+    def measure(self, given: Given) -> Iterator[Measured]:
+        """log p(x) and the quadrature's error; the grid is decoded once, for all batches."""
+        x = given.batch.x
+        self._quadrature = self._quadrature or quadrature_of(given.model, self.spacing, x.device)
+        value, error = self._quadrature.measure(x)
+        yield Measured(EXACT, value, "exact", self._quadrature.points)
+        yield Measured("error of the quadrature", error, "stochastic estimate", self._quadrature.points, NATS)

@@ -1,6 +1,5 @@
-"""A set of labelled quantities with everything that it takes to say what they are about."""
+"""Numbers that say what they are, measurements with a label, and files of them that say what they are about."""
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -8,20 +7,153 @@ import platform
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
+from torchmetrics.aggregation import CatMetric
 
-from lvm_lightning.evaluation import Measured, Quantity
 from lvm_lightning.support.files import replacing, write_arrays
 
+Kind = Literal["exact", "lower bound", "upper bound", "stochastic estimate", "parameter"]
+LOG_P, NATS = "unit of log p(x)", "unit of a difference"
+"""Units that only the data say: nats for each image or for one data set, and of a density also the scale of x."""
 PACKAGES = ("lvm-lightning", "torch", "lightning", "torchmetrics", "numpy")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
+class Quantity:
+    """A labelled mean over images.
+
+    Attributes:
+        name: what it is, as it is printed.
+        value: mean over the images.
+        stderr: standard error of that mean over the images, s/√n with the n − 1 form of s; where there is one data set,
+            over independent repeats of the estimate; 0 for what no sampling has gone into.
+        unit: unit of value and stderr.
+        kind: how the value stands to what it names: ``exact`` (up to quadrature error), a ``lower bound`` on
+            log p(x) in expectation, an ``upper bound``, a ``stochastic estimate``, or a ``parameter`` of the model.
+        split: the images it is about.
+        samples: latent points an image.
+        images: number n of images.
+    """
+
+    name: str
+    value: float
+    stderr: float
+    unit: str
+    kind: Kind
+    split: str
+    samples: int
+    images: int
+
+    @classmethod
+    def mean_of(
+        cls, name: str, values: Tensor, *, kind: Kind, split: str, samples: int, unit: str = "nats per image"
+    ) -> "Quantity":
+        """Mean of values ``(n,)``, one an image, summed in float64.
+
+        Raises:
+            ValueError: if there are no values, or one is not finite.
+        """
+        values, n = values.double(), values.numel()
+        bad = int((~values.isfinite()).sum())
+        if n == 0 or bad:
+            raise ValueError(f"{name}: needs finite values of at least one image, got {n} of which {bad} not finite")
+        stderr = float(values.std() / math.sqrt(n)) if n > 1 else math.nan
+        return cls(name, float(values.mean()), stderr, unit, kind, split, samples, n)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluator has found of each example.
+
+    Attributes:
+        name: what it is, as it is printed.
+        values: a number for each example ``(B,)``, or a vector ``(B, K)`` from which others derive what is printed.
+        kind: how the values stand to what they name.
+        samples: latent points that each value took.
+        unit: :data:`LOG_P`, :data:`NATS`, or any other in words.
+        images: how many examples the values are about, where that is not their number.
+        constant: whether it is one number ``(1,)`` for all examples, without an error.
+    """
+
+    name: str
+    values: Tensor
+    kind: Kind
+    samples: int
+    unit: str = LOG_P
+    images: int | None = None
+    constant: bool = False
+
+    def quantity(self, split: str, units: Mapping[str, str], images: int | None = None) -> Quantity:
+        """The mean over the examples with its standard error; over repeats where ``images`` says how many they are."""
+        unit, about = units.get(self.unit, self.unit), self.images or images
+        if self.constant:
+            return Quantity(self.name, float(self.values), 0.0, unit, self.kind, split, self.samples, about or 1)
+        mean = Quantity.mean_of(self.name, self.values, kind=self.kind, split=split, samples=self.samples, unit=unit)
+        return replace(mean, images=about or mean.images)
+
+    def with_values(self, values: Tensor) -> "Measured":
+        """The same label on other values."""
+        return replace(self, values=values)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Measured]") -> "Measured":
+        """The same measurement of the examples of all parts."""
+        if len(parts) == 1 or parts[0].constant:
+            return parts[0]
+        return parts[0].with_values(torch.cat([part.values for part in parts]))
+
+
+class Gathered:
+    """Measurements that batch after batch brings; every process must bring the same names in the same order."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, tuple[Measured, CatMetric]] = {}
+
+    def add(self, found: Sequence[Measured], device: torch.device | str = "cpu") -> None:
+        """Take in what was measured of a batch."""
+        for m in found:
+            _, values = self.kept.setdefault(m.name, (m, CatMetric(nan_strategy="error").to(device)))
+            if not m.constant:
+                values.update(m.values.double().to(device))
+
+    def all(self) -> dict[str, Measured]:
+        """The measurements of all examples, by name."""
+        return {m.name: m if m.constant else m.with_values(torch.as_tensor(v.compute())) for m, v in self.kept.values()}
+
+
+def table(quantities: Sequence[Quantity]) -> str:
+    """The quantities as aligned text, a line each under one heading."""
+    rows = [("quantity", "value ± standard error", "unit", "kind", "split", "samples", "images")]
+    for q in quantities:
+        rows += [(q.name, with_error(q.value, q.stderr), q.unit, q.kind, q.split, f"{q.samples:,}", f"{q.images:,}")]
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of as many cells each as text in columns; the first is the heading."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines.insert(1, "  ".join("─" * width for width in widths))
+    return "\n".join(lines)
+
+
+def with_error(value: float, stderr: float, sign: str = "") -> str:
+    """``value ± standard error``; a sign of ``+`` shows that of a positive value too.
+
+    As many decimals as show two digits of the standard error, from two to six; four for what has none.
+    """
+    digits = min(6, max(2, 1 - math.floor(math.log10(stderr)))) if stderr > 0 else 4
+    return f"{value:{sign}.{digits}f} ± {stderr:.{digits}f}"
+
+
+@dataclass(frozen=True)
 class Provenance:
     """What a set of quantities is about.
 
@@ -52,7 +184,7 @@ def digest_of(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def digest_of_weights(state: Mapping[str, torch.Tensor]) -> str:
+def digest_of_weights(state: Mapping[str, Tensor]) -> str:
     """SHA-256 of a state's names and values."""
     content = hashlib.sha256()
     for name, value in sorted(state.items()):
@@ -68,23 +200,14 @@ def versions() -> dict[str, str]:
 
 def write_json(path: Path, content: object) -> None:
     """Write JSON with null for what is no number; the file is replaced in one step."""
-    text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
+    plain = json.loads(json.dumps(content), parse_constant=lambda _: None)
     with replacing(path) as file:
-        file.write(text.encode())
-
-
-def _plain(content: object) -> object:
-    if isinstance(content, Mapping):
-        return {key: _plain(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_plain(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+        file.write((json.dumps(plain, indent=2) + "\n").encode())
 
 
 def write_report(path: Path, quantities: Sequence[Quantity], provenance: Provenance) -> None:
     """Write ``{"quantities": […], "provenance": {…}}`` as JSON; the file is replaced in one step."""
-    listed = [dataclasses.asdict(q) for q in quantities]
-    write_json(path, {"quantities": listed, "provenance": dataclasses.asdict(provenance)})
+    write_json(path, {"quantities": [asdict(q) for q in quantities], "provenance": asdict(provenance)})
 
 
 class FinishedBatches:
@@ -98,14 +221,12 @@ class FinishedBatches:
     """
 
     def __init__(self, folder: Path, key: str) -> None:
-        self.folder, self.key = folder, key
-        self.recalled = 0
+        self.folder, self.key, self.recalled = folder, key, 0
 
     def recall(self, name: str) -> list[Measured] | None:
         """What was measured of a batch, if an evaluation with the same key has finished it."""
-        path = self.folder / f"{name}.npz"
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(self.folder / f"{name}.npz", allow_pickle=False) as file:
                 if str(file["key"]) != self.key:
                     return None
                 labels = json.loads(str(file["labels"]))
@@ -117,7 +238,7 @@ class FinishedBatches:
 
     def keep(self, name: str, found: Sequence[Measured]) -> None:
         """Keep what was measured of a batch, values and labels; the file appears in one step."""
-        labels = [{f.name: getattr(m, f.name) for f in dataclasses.fields(m) if f.name != "values"} for m in found]
+        labels = [{f.name: getattr(m, f.name) for f in fields(m) if f.name != "values"} for m in found]
         values = {str(i): measured.values.cpu().numpy() for i, measured in enumerate(found)}
         write_arrays(self.folder / f"{name}.npz", {"key": self.key, "labels": json.dumps(labels), **values})
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -90,14 +91,9 @@ def rise(parts: Sequence[Rise], log_p: Tensor | None) -> list[Tightness]:
 
 
 def _row(n: int, bound: Tensor, log_p: Tensor | None, predicted: float) -> Tightness:
-    value, stderr = _mean_of(bound, n)
-    gap, gap_stderr = (None, None) if log_p is None else _mean_of(log_p.double() - bound, n)
-    return Tightness(n, value, stderr, gap, gap_stderr, predicted)
-
-
-def _mean_of(values: Tensor, n: int) -> tuple[float, float]:
-    mean = Quantity.mean_of("L_N", values, kind="lower bound", split="test", samples=n)
-    return mean.value, mean.stderr
+    mean_of = partial(Quantity.mean_of, "L_N", kind="lower bound", split="test", samples=n)
+    mean, gap = mean_of(bound), None if log_p is None else mean_of(log_p.double() - bound)
+    return Tightness(n, mean.value, mean.stderr, gap.value if gap else None, gap.stderr if gap else None, predicted)
 
 
 def powers(base: int, largest: int) -> list[int]:

@@ -1,5 +1,6 @@
-"""The evaluators of every model with an encoder: the trained bound, importance sampling, posterior means."""
+"""The evaluators of models with an encoder or without: the trained bound, importance weights, posterior means."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import cast
 
@@ -7,13 +8,11 @@ import torch
 from torch import Tensor
 
 from lvm_lightning.evaluation import NATS, Evaluator, Given, Measured
-from lvm_lightning.evaluation.diagnostics import active_units
-from lvm_lightning.evaluation.importance import ImportanceWeighted
-from lvm_lightning.objectives import Objective, elbo
+from lvm_lightning.evaluation.diagnostics import HEAVY, TAIL, active_units, effective_sample_size, pareto_shape
+from lvm_lightning.objectives import Objective, elbo, iw_elbo
 
 EXACT = "log p(x) by quadrature"
 """Where log p(x) is known exactly, its name."""
-KL = "KL(q(z|x) ‖ p(z))"
 POSTERIOR_MEAN = "E_q[z]"
 MEAN_SAMPLES = 1024
 """Samples for the mean of a q(z|x) that has none in closed form: their noise is a tenth of what makes a unit active."""
@@ -31,58 +30,80 @@ class TrainedBound(Evaluator):
     purpose = "test"
 
     def __init__(self, objective: Objective, note: str = "", rows: int | None = Evaluator.rows) -> None:
-        self.objective, self.note, self.rows = objective, note, rows
-
-    @property
-    def name(self) -> str:
-        """Title, J and N; pooled, all samples are inside one logarithm."""
-        objective = self.objective
-        J, N = objective.outer_samples, objective.inner_samples
-        axes = f"J=1, N={J * N}" if objective.decoder_bound == "pooled" else f"J={J}, N={N}"
-        return f"{objective.bound.title} ({axes}{self.note and ', '}{self.note})"
+        self.objective, self.rows, self.J, self.N = objective, rows, objective.outer_samples, objective.inner_samples
+        # pooled, all samples are inside one logarithm
+        axes = f"J=1, N={self.J * self.N}" if objective.decoder_bound == "pooled" else f"J={self.J}, N={self.N}"
+        self.name = f"{objective.bound.title} ({axes}{note and ', '}{note})"
 
     def measure(self, given: Given) -> Iterator[Measured]:
         """One measurement."""
-        J, N = self.objective.outer_samples, self.objective.inner_samples
-        log_w = given.terms(J * N).log_w.view(J, N, -1)
-        yield Measured(self.name, self.objective.bound_of(log_w), self.objective.bound.kind, J * N)
+        log_w = given.terms(self.J * self.N).log_w.view(self.J, self.N, -1)
+        yield Measured(self.name, self.objective.bound_of(log_w), self.objective.bound.kind, self.J * self.N)
+
+
+class ImportanceWeighted(Evaluator):
+    """Abstract: the importance-weighted bound L_S, and how far its weights can be believed.
+
+    Below 25 samples there is nothing to say of the weights.
+
+    Args:
+        samples: number S of weights of each image.
+        widen: what L_S multiplies the standard deviations of q(z|x) by: a wider proposal has lighter weights where q is
+            too narrow.
+
+    Attributes:
+        note: what else its name says, such as ``(fitted proposals)``.
+        cure: what a reader can do about heavy weights.
+    """
+
+    SHAPE = "Pareto k of the weights"
+    note = ""
+    cure: str
+
+    def __init__(self, samples: int, widen: float = 1.0) -> None:
+        self.samples, self.widen, self.name = samples, widen, f"log p(x) ≥ L_{samples}{self.note}"
+
+    def bound(self, log_w: Tensor) -> Iterator[Measured]:
+        """L_S of log w ``(S, B)`` for each example, and what the weights say of themselves."""
+        S = self.samples
+        yield Measured(self.name, iw_elbo(log_w.double()), "lower bound", S)
+        if S >= TAIL:
+            size = effective_sample_size(log_w)
+            yield Measured("effective sample size", size, "stochastic estimate", S, f"of {S:,} samples")
+            yield Measured(self.SHAPE, pareto_shape(log_w), "stochastic estimate", S, "none")
+
+    def notes(self, found: Mapping[str, Measured]) -> list[str]:
+        """A line for the reader of L_S where more than one image in a hundred has heavy weights."""
+        heavy = float((found[self.SHAPE].values > HEAVY).double().mean()) if self.SHAPE in found else 0.0
+        if heavy <= 0.01:
+            return []
+        return [
+            f"the importance weights of {heavy:.0%} of the images have Pareto k > {HEAVY}: there L_{self.samples} is "
+            f"still a lower bound, but may lie far below log p(x); {self.cure}"
+        ]
 
 
 class ImportanceSampling(ImportanceWeighted):
-    """ELBO, its two parts, and the importance-weighted bound L_S with how far its weights can be believed.
-
-    Args:
-        samples: S.
-        widen: what L_S multiplies the standard deviations of q(z|x) by: a wider proposal has lighter weights where q is
-            too narrow.
-    """
+    """ELBO, its two parts, and the importance-weighted bound L_S with how far its weights can be believed."""
 
     purpose = "test"
-
     cure = "raise evaluation.samples, widen the proposal with evaluation.widen, or use 'lvm-lightning anneal'"
-
-    def __init__(self, samples: int, widen: float = 1.0) -> None:
-        super().__init__(samples)
-        self.widen = widen
 
     def measure(self, given: Given) -> Iterator[Measured]:
         """All of them, from the same S draws."""
         S, terms = self.samples, given.terms(self.samples)
-        kl = (terms.log_q - terms.log_prior).mean(0)
         yield Measured("ELBO", elbo(terms.log_w), "lower bound", S)
         yield Measured("E_q log p(x|z)", terms.log_lik.mean(0), "stochastic estimate", S)
-        yield Measured(KL, kl, "stochastic estimate", S, NATS)
+        yield Measured("KL(q(z|x) ‖ p(z))", (terms.log_q - terms.log_prior).mean(0), "stochastic estimate", S, NATS)
         log_w = terms.log_w if self.widen == 1 else given.terms(S, given.q.widened(self.widen)).log_w
         yield from self.bound(log_w)
 
     def derive(self, found: Mapping[str, Measured]) -> Iterator[Measured]:
         """How far the ELBO lies below the best that is known of log p(x)."""
-        best, lower = found.get(EXACT), found["ELBO"]
-        if best is not None:
-            yield Measured("log p(x) − ELBO", best.values - lower.values, "stochastic estimate", self.samples, NATS)
-        else:
-            name = f"log p(x) − ELBO ≥ L_{self.samples} − ELBO"
-            yield Measured(name, found[self.name].values - lower.values, "lower bound", self.samples, NATS)
+        best, known = found.get(EXACT, found[self.name]), EXACT in found
+        name = "log p(x) − ELBO" if known else f"log p(x) − ELBO ≥ L_{self.samples} − ELBO"
+        kind = "stochastic estimate" if known else best.kind
+        yield Measured(name, best.values - found["ELBO"].values, kind, self.samples, NATS)
 
 
 class PosteriorMeans(Evaluator):
@@ -106,5 +127,65 @@ class PosteriorMeans(Evaluator):
         """The number of active units."""
         mean = found[POSTERIOR_MEAN]
         active, (n, K) = torch.tensor([float(active_units(mean.values))]), mean.values.shape
-        unit = f"of {K} latent dimensions"
-        yield Measured("active units", active, mean.kind, mean.samples, unit, images=n, constant=True)
+        yield Measured("active units", active, mean.kind, mean.samples, f"of {K} latent dimensions", n, constant=True)
+
+
+class WithoutLatent(Evaluator):
+    """What the likelihood alone reaches, with the same parameters for every image: the training images' pixel means.
+
+    Args:
+        pixel_mean: ``(D,)``.
+    """
+
+    rows = None
+
+    def __init__(self, pixel_mean: Tensor) -> None:
+        self.pixel_mean = pixel_mean
+
+    def measure(self, given: Given) -> Iterator[Measured]:
+        """One measurement."""
+        x, likelihood = given.batch.x, given.model.likelihood
+        parameters = likelihood.parameters_of_mean(self.pixel_mean).unsqueeze(0).to(x)
+        yield Measured(f"image-independent {type(likelihood).__name__}", likelihood.log_prob(parameters, x), "exact", 0)
+
+
+class Gap(Evaluator):
+    """How far the trained bound lies below the exact log p(x).
+
+    Args:
+        bound: its evaluator.
+    """
+
+    def __init__(self, bound: TrainedBound) -> None:
+        self.bound = bound
+
+    def derive(self, found: Mapping[str, Measured]) -> Iterator[Measured]:
+        """The difference, example by example."""
+        if EXACT in found:
+            lower, jensen = found[self.bound.name], self.bound.objective.inner_samples == 1
+            name = "KL(p(z) ‖ p(z|x))" if jensen else "log p(x) − bound"
+            yield Measured(name, found[EXACT].values - lower.values, "stochastic estimate", lower.samples, NATS)
+
+
+class GreyLevels(Evaluator):
+    """The bound on the probability of 256-valued images that a density of dequantised ones gives.
+
+        log P(grey levels) ≥ E_u log p(x) + D log Δ
+
+    Args:
+        bound: name of the bound on log p(x).
+        bin_width: Δ, the width of a grey level on the scale of x.
+        pixels: D.
+
+    Reference:
+        Theis et al., A note on the evaluation of generative models, 2016, eq. 3–6.
+    """
+
+    def __init__(self, bound: str, bin_width: float, pixels: int) -> None:
+        self.bound, self.volume = bound, pixels * math.log(bin_width)
+
+    def derive(self, found: Mapping[str, Measured]) -> Iterator[Measured]:
+        """The bound."""
+        lower = found[self.bound]
+        name = f"log P(256 grey levels) {self.bound.removeprefix('log p(x) ')} + D log Δ"
+        yield Measured(name, lower.values + self.volume, "lower bound", lower.samples, NATS)

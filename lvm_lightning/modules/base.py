@@ -16,12 +16,8 @@ from torchmetrics.aggregation import CatMetric
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.data.protocol import Description, described, require, require_values
 from lvm_lightning.densities import Proposal
-from lvm_lightning.evaluation.evaluators import EvaluationSettings, Evaluator, measure
-from lvm_lightning.evaluation.exact import Exact
-from lvm_lightning.evaluation.gathered import Gathered
-from lvm_lightning.evaluation.measured import LOG_P, NATS, Measured
-from lvm_lightning.evaluation.quadrature import quadrature_of
-from lvm_lightning.evaluation.quantity import Quantity
+from lvm_lightning.evaluation import LOG_P, NATS, EvaluationSettings, Evaluator, Gathered, Measured, Quantity, measure
+from lvm_lightning.evaluation.quadrature import Exact, quadrature_of
 from lvm_lightning.evaluation.report import FinishedBatches
 from lvm_lightning.model import LatentVariableModel
 from lvm_lightning.modules.optimizing import LRSchedulerCallable, OptimizerCallable, make_optimizer

@@ -5,9 +5,8 @@ from torch import Tensor, nn
 
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.densities import Exponential, ExponentialPrior, Gaussian
-from lvm_lightning.evaluation import closed_forms
+from lvm_lightning.evaluation import Evaluator, closed_forms
 from lvm_lightning.evaluation.closed_forms import ClosedForms, Problem
-from lvm_lightning.evaluation.evaluators import Evaluator
 from lvm_lightning.evaluation.rise import Ladder
 from lvm_lightning.model import LatentVariableModel
 from lvm_lightning.modules.base import LatentVariableModule

@@ -18,10 +18,10 @@ from lvm_lightning.densities import (
     Prior,
     StandardNormal,
 )
+from lvm_lightning.evaluation import Evaluator
 from lvm_lightning.evaluation.diagnostics import active_units
-from lvm_lightning.evaluation.evaluators import Evaluator
-from lvm_lightning.evaluation.exact import Exact, GreyLevels
-from lvm_lightning.evaluation.standard import ImportanceSampling, PosteriorMeans, TrainedBound
+from lvm_lightning.evaluation.quadrature import Exact
+from lvm_lightning.evaluation.standard import GreyLevels, ImportanceSampling, PosteriorMeans, TrainedBound
 from lvm_lightning.model import LatentVariableModel
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.modules.optimizing import (

@@ -8,13 +8,11 @@ from torch import Tensor, nn
 from torch.quasirandom import SobolEngine
 
 from lvm_lightning.data.loader import Batch
-from lvm_lightning.data.protocol import Averaged
-from lvm_lightning.densities import Bernoulli, StandardNormal
-from lvm_lightning.densities.points import Points
-from lvm_lightning.densities.prior_proposal import PriorProposal, prior_points
-from lvm_lightning.evaluation.evaluators import Evaluator
-from lvm_lightning.evaluation.exact import Exact, FittedImportance, Gap, WithoutLatent
-from lvm_lightning.evaluation.standard import TrainedBound
+from lvm_lightning.densities import Bernoulli, Points, PriorProposal, StandardNormal, prior_points
+from lvm_lightning.evaluation import Evaluator
+from lvm_lightning.evaluation.fitted import FittedImportance
+from lvm_lightning.evaluation.quadrature import Exact
+from lvm_lightning.evaluation.standard import Gap, TrainedBound, WithoutLatent
 from lvm_lightning.model import DECODED, LatentVariableModel
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.modules.optimizing import (
@@ -148,7 +146,7 @@ class PriorIWAE(LatentVariableModule):
         found: list[Evaluator] = [bound, exact, Gap(bound)]
         if exact.lacks(self.model):
             found.append(FittedImportance(self.settings.samples or self.SAMPLES, self.noise("pilots", 0)))
-        if isinstance(self.datamodule, Averaged):
+        if hasattr(self.datamodule, "pixel_mean"):
             found.append(WithoutLatent(self.datamodule.pixel_mean()))
         return found
 

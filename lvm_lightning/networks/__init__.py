@@ -1,4 +1,3 @@
 """Networks, tensors in and tensors out, and an optimiser for them."""
 
-from lvm_lightning.networks.muon import MuonWithAdam
-from lvm_lightning.networks.networks import MLP, ConvDecoder, ConvEncoder
+from lvm_lightning.networks.networks import MLP, ConvDecoder, ConvEncoder, MuonWithAdam

@@ -1,9 +1,12 @@
 """What is done with a trained model on request: one subcommand, one class."""
 
+from lvm_lightning.studies.anneal import Anneal
 from lvm_lightning.studies.base import FreeStudy, Study, Subject
-from lvm_lightning.studies.drawings import Sample, Tightness
-from lvm_lightning.studies.free import Compare, LogSpace
-from lvm_lightning.studies.measurements import Anneal, Diagnose
+from lvm_lightning.studies.compare import Compare
+from lvm_lightning.studies.diagnose import Diagnose
+from lvm_lightning.studies.log_space import LogSpace
+from lvm_lightning.studies.sample import Sample
+from lvm_lightning.studies.tightness import Tightness
 
 STUDIES: dict[str, type[Study]] = {"sample": Sample, "tightness": Tightness, "anneal": Anneal, "diagnose": Diagnose}
 """Subcommand → study of a trained model."""

@@ -2,7 +2,7 @@
 
 import torch
 
-from lvm_lightning.evaluation.quantity import Quantity
+from lvm_lightning.evaluation import Quantity
 from lvm_lightning.objectives import iw_elbo
 from lvm_lightning.studies import Study, Subject
 from lvm_lightning.support.randomness import generator_for

@@ -1,4 +1,4 @@
-"""A trained model drawn: new images from it, and its importance-weighted bound over the number of samples."""
+"""The importance-weighted bound over its number of samples."""
 
 import dataclasses
 
@@ -10,44 +10,9 @@ from lvm_lightning.evaluation.report import write_json
 from lvm_lightning.evaluation.rise import Tightness as Row
 from lvm_lightning.evaluation.rise import measure, rise
 from lvm_lightning.figures.curves import tightness_curve
-from lvm_lightning.figures.pictures import darkness, image_grid, render, save_png
+from lvm_lightning.figures.pictures import render, save_png
 from lvm_lightning.studies.base import Study, Subject
-from lvm_lightning.support import PositiveInt, UserError, generator_for, write_arrays
-
-
-class Sample(Study):
-    """Draw new images from a trained model: a PNG grid and an array.
-
-    Ancestral sampling: z ~ p(z), x ~ p(x|z). Writes ``samples.png``, a grid that shows the data's pixel range from
-    white to black, and ``samples.npz`` with ``x`` ``(count, H, W)``, uint8 for binary images and float32 otherwise,
-    ``mean`` = E[x|z] float32 in the same shape, and ``z`` ``(count, K)``.
-
-    Args:
-        count: number of images.
-    """
-
-    def __init__(self, count: PositiveInt = 64) -> None:
-        self.count = count
-
-    def run(self, subject: Subject) -> str:
-        """Draw them.
-
-        Raises:
-            UserError: if the data are no images.
-        """
-        data, generator = subject.module.data, generator_for(subject.seed, "sample", 0)
-        if data.shape is None:
-            name = type(subject.module).__name__
-            raise UserError(f"model: sample draws images, got {name}, which has none; use test")
-        with torch.inference_mode():
-            drawn = subject.model.sample(self.count, generator)
-        x, mean = (images.cpu().view(-1, *data.shape) for images in (drawn.x, drawn.mean))
-        picture, array = subject.folder / "samples.png", subject.folder / "samples.npz"
-        save_png(render(image_grid(darkness(x, data.scale), f"{self.count} samples x ~ p(x)")), picture)
-        images = x if subject.model.likelihood.density else x.to(torch.uint8)
-        write_arrays(array, {"x": images.numpy(), "mean": mean.numpy(), "z": drawn.z.cpu().numpy()})
-        return "\n".join(f"{self.count} samples written to {path}" for path in (picture, array))
-
+from lvm_lightning.support import PositiveInt, generator_for
 
 WEIGHTS, BATCH, BATCHES = 2**26, 50, 20
 """Weights that are held at a time; images whose weights are drawn together, or more where there are 20 such batches."""

@@ -1,24 +1,22 @@
-"""MNIST and its relatives as a LightningDataModule."""
+"""The data modules: MNIST and its relatives, and a handful of real observations of one latent."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lvm_lightning.data.amat import load_amat
-from lvm_lightning.data.binarisation import bernoulli_pixels, dequantised, philox
+from lvm_lightning.data import mnist
 from lvm_lightning.data.loader import BatchLoader, ImageSet, Transform
-from lvm_lightning.data.mnist import load_mnist
-from lvm_lightning.data.protocol import Description, Plain
-from lvm_lightning.data.torchvision_sets import TorchvisionName, download, load_torchvision
-from lvm_lightning.support.argtypes import ClosedUnitInterval, NonNegativeInt, PositiveInt
-from lvm_lightning.support.values import BINARY, UNIT, Support
+from lvm_lightning.data.protocol import Description
+from lvm_lightning.support import argtypes
+from lvm_lightning.support.values import BINARY, REALS, UNIT, Support
 
 Binarisation = Literal["static", "dynamic", "threshold", "none"]
-Source = Literal["MNIST", "larochelle_murray"] | TorchvisionName
+Source = Literal["MNIST", "larochelle_murray"] | mnist.TorchvisionName
 PixelRange = Literal["0..1", "-1..1"]
 
 VALIDATION = 10_000
@@ -66,12 +64,12 @@ class StaticMNIST(pl.LightningDataModule):
         self,
         source: Source = "MNIST",
         binarisation: Binarisation = "static",
-        seed: NonNegativeInt = 0,
-        threshold: ClosedUnitInterval = 0.5,
+        seed: argtypes.NonNegativeInt = 0,
+        threshold: argtypes.ClosedUnitInterval = 0.5,
         dequantise: bool = False,
         pixel_range: PixelRange = "0..1",
-        batch_size: PositiveInt = 256,
-        eval_batch_size: PositiveInt = 1000,
+        batch_size: argtypes.PositiveInt = 256,
+        eval_batch_size: argtypes.PositiveInt = 1000,
         folder: str | None = None,
     ) -> None:
         super().__init__()
@@ -91,34 +89,27 @@ class StaticMNIST(pl.LightningDataModule):
                 f"data.{name}: serves grey values, got {value} for {binarisation} images; set data.binarisation to none"
             )
         self.source, self.binarisation, self.seed, self.threshold = source, binarisation, seed, threshold
-        self.dequantise, self.pixel_range = dequantise, _RANGES[pixel_range]
-        self.grey = binarisation == "none"
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.folder = Path(folder or "data")
+        self.dequantise, self.pixel_range, self.grey = dequantise, _RANGES[pixel_range], binarisation == "none"
+        self.batch_size, self.eval_batch_size, self.folder = batch_size, eval_batch_size, Path(folder or "data")
         self.splits: dict[str, ImageSet] = {}
         self._digest: str | None = None
 
     def describe(self) -> Description:
         """The images' shape and values; once they are read, also the settings that choose them, and their digest."""
-        low, high = self.pixel_range.low, self.pixel_range.high
-        return Description(
-            shape=self.image_shape,
-            support=self.pixel_range if self.grey else BINARY,
-            about=self._about() if self.splits else {},
-            bin_width=(high - low) / 256 if self.dequantise else None,
-            labelled=self.source != "larochelle_murray",
-        )
+        support, about = self.pixel_range if self.grey else BINARY, self._about() if self.splits else {}
+        width = (self.pixel_range.high - self.pixel_range.low) / 256 if self.dequantise else None
+        return Description(self.image_shape, support, about, width, labelled=self.source != "larochelle_murray")
 
-    def _about(self) -> dict[str, Plain]:
+    def _about(self) -> dict[str, Any]:
         self._digest = self._digest or self.digest()  # describe() is called often
         names = ("source", "binarisation", "seed", "threshold", "dequantise", "pixel_range", "eval_batch_size")
-        about = {name: getattr(self, name) for name in names}
-        return about | {"pixel_range": str(self.pixel_range), "digest": self._digest}
+        changed = {"pixel_range": str(self.pixel_range), "digest": self._digest}
+        return {name: getattr(self, name) for name in names} | changed
 
     def prepare_data(self) -> None:
         """Download a torchvision set that is not there, once, however many processes ask for it."""
         if self.source not in ("MNIST", "larochelle_murray"):
-            download(self.source, self.folder)
+            mnist.download(self.source, self.folder)
 
     def setup(self, stage: str | None = None) -> None:
         """Read and binarise all splits, once."""
@@ -126,15 +117,16 @@ class StaticMNIST(pl.LightningDataModule):
             return
         if self.source == "larochelle_murray":
             names = {"train": "train", "val": "valid", "test": "test"}
-            self.splits = {s: ImageSet.unlabelled(load_amat(self.folder, name)) for s, name in names.items()}
+            self.splits = {s: ImageSet.unlabelled(mnist.load_amat(self.folder, name)) for s, name in names.items()}
             return
-        grey, grey_test = load_mnist() if self.source == "MNIST" else load_torchvision(self.source, self.folder)
+        packed = self.source == "MNIST"
+        grey, grey_test = mnist.load_mnist() if packed else mnist.load_torchvision(self.source, self.folder)
         kept, test = self._binarise(grey, TRAIN_STREAM), self._binarise(grey_test, TEST_STREAM)
         train = grey if self.binarisation == "dynamic" else kept
         self.splits = {"train": train.rows(None, -VALIDATION), "val": kept.rows(-VALIDATION, None), "test": test}
         if self.dequantise:
             for split, stream in [("val", VAL_NOISE_STREAM), ("test", TEST_NOISE_STREAM)]:
-                noisy = dequantised(self.splits[split].images, philox(self.seed, stream))
+                noisy = mnist.dequantised(self.splits[split].images, mnist.philox(self.seed, stream))
                 self.splits[split] = self.splits[split]._replace(images=noisy)
 
     def pixel_mean(self) -> Tensor:
@@ -148,14 +140,12 @@ class StaticMNIST(pl.LightningDataModule):
 
     def digest(self) -> str:
         """SHA-256 of the three splits' images, in the order train, val, test: which data a number is about."""
-        content = hashlib.sha256()
-        for split in ("train", "val", "test"):
-            content.update(self.splits[split].images.contiguous().numpy().tobytes())
-        return content.hexdigest()
+        images = (self.splits[split].images.contiguous().numpy().tobytes() for split in ("train", "val", "test"))
+        return hashlib.sha256(b"".join(images)).hexdigest()
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled batches of the training images."""
-        return self._loader("train", self.batch_size, shuffle_seed=torch.initial_seed())
+        return self._loader("train", self.batch_size, torch.initial_seed())
 
     def val_dataloader(self) -> BatchLoader:
         """The validation images in order."""
@@ -165,21 +155,12 @@ class StaticMNIST(pl.LightningDataModule):
         """The test images in order."""
         return self._loader("test", self.eval_batch_size)
 
-    def predict_dataloader(self) -> BatchLoader:
-        """The test images in order."""
-        return self.test_dataloader()
+    predict_dataloader = test_dataloader
 
     def _loader(self, split: str, batch_size: int, shuffle_seed: int | None = None) -> BatchLoader:
-        return BatchLoader(
-            self.splits[split],
-            batch_size,
-            shuffle_seed=shuffle_seed,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
-            transform=self._fresh_noise() if split == "train" else None,
-            affine=self._affine(),
-            device=self.trainer.strategy.root_device if self.trainer else "cpu",
-        )
+        t, fresh = self.trainer, self._fresh_noise() if split == "train" else None
+        place = (t.global_rank, t.world_size, t.strategy.root_device) if t else (0, 1, torch.device("cpu"))
+        return BatchLoader(self.splits[split], batch_size, shuffle_seed, *place, fresh, self._affine())
 
     def _affine(self) -> tuple[float, float]:
         """What a batch's values are divided by to be x, and what is added then."""
@@ -190,12 +171,74 @@ class StaticMNIST(pl.LightningDataModule):
         """What draws the training images afresh at each step."""
         if not self.dequantise and self.binarisation != "dynamic":
             return None
-        draw, stream = (dequantised, NOISE_STREAM) if self.dequantise else (bernoulli_pixels, DYNAMIC_STREAM)
-        return lambda grey, epoch, number: draw(grey, philox(self.seed, stream, counter=(0, number, epoch, 0)))
+        draw = mnist.dequantised if self.dequantise else mnist.bernoulli_pixels
+        stream = NOISE_STREAM if self.dequantise else DYNAMIC_STREAM
+        return lambda grey, epoch, number: draw(grey, mnist.philox(self.seed, stream, counter=(0, number, epoch, 0)))
 
     def _binarise(self, grey: ImageSet, stream: int) -> ImageSet:
         if self.grey:
             return grey
         if self.binarisation == "threshold":
             return grey._replace(images=(grey.images > 255 * self.threshold).to(torch.uint8))
-        return grey._replace(images=bernoulli_pixels(grey.images, philox(self.seed, stream)))
+        return grey._replace(images=mnist.bernoulli_pixels(grey.images, mnist.philox(self.seed, stream)))
+
+
+class ExponentialObservations(pl.LightningDataModule):
+    """n observations x_i ~ N(z, σ²) of one z ~ Exp(λ), or observations that are given.
+
+    The data set is one example of n numbers. It trains, validates and tests: there is one posterior to fit.
+
+    Args:
+        values: the observations; none draws them.
+        n: number of observations to draw.
+        z: the latent to draw them around; none draws it from Exp(λ).
+        rate: λ.
+        sigma: σ.
+        seed: seed of the draw. It does not change with the seed of a run.
+        steps_per_epoch: how often an epoch shows the data set.
+
+    Raises:
+        ValueError: if ``values`` is empty or holds a number that is not finite.
+    """
+
+    def __init__(
+        self,
+        values: Sequence[float] | None = None,
+        n: argtypes.PositiveInt = 5,
+        z: argtypes.NonNegativeFloat | None = None,
+        rate: argtypes.PositiveFloat = 1.0,
+        sigma: argtypes.PositiveFloat = 1.0,
+        seed: argtypes.NonNegativeInt = 0,
+        steps_per_epoch: argtypes.PositiveInt = 1000,
+    ) -> None:
+        super().__init__()
+        if values is None:
+            generator = torch.Generator().manual_seed(seed)
+            e = -torch.rand(1, dtype=torch.float64, generator=generator).log()
+            centre = e / rate if z is None else torch.tensor([z], dtype=torch.float64)
+            x = centre + sigma * torch.randn(n, dtype=torch.float64, generator=generator)
+        else:
+            x = torch.tensor(list(values), dtype=torch.float64)
+        if not len(x) or not bool(x.isfinite().all()):
+            raise ValueError(
+                f"data.values: must be one or more finite numbers, got {x.tolist()}; give a list, or null to draw them"
+            )
+        self.x, self.steps_per_epoch = x, steps_per_epoch
+
+    def describe(self) -> Description:
+        """Real numbers: how many, their mean, and their digest."""
+        digest, mean = hashlib.sha256(self.x.numpy().tobytes()).hexdigest(), float(self.x.mean())
+        return Description(None, REALS, {"source": "observations", "n": len(self.x), "mean": mean, "digest": digest})
+
+    def train_dataloader(self) -> BatchLoader:
+        """The data set, ``steps_per_epoch`` times."""
+        return self._loader(self.steps_per_epoch)
+
+    def val_dataloader(self) -> BatchLoader:
+        """The data set, once."""
+        return self._loader(1)
+
+    test_dataloader = predict_dataloader = val_dataloader
+
+    def _loader(self, times: int) -> BatchLoader:
+        return BatchLoader(ImageSet.unlabelled(self.x.expand(times, -1)), batch_size=1)

@@ -1,15 +1,56 @@
-"""Gaussian pixels."""
+"""What every likelihood p(x|z) offers: the decoder's output and x in, nats with every constant out; Gaussian pixels.
+
+Samples come first: the decoder's output is ``(*S, B, P·D)`` with P parameters a pixel, or ``(*S, 1, P·D)`` when the
+batch shares its latent points; x is ``(B, D)``; a log-likelihood is ``(*S, B)``.
+"""
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 
-from lvm_lightning.densities.likelihoods.base import Likelihood
-from lvm_lightning.densities.likelihoods.bernoulli import float32_or_better
 from lvm_lightning.support.argtypes import PositiveFloat
-from lvm_lightning.support.values import REALS
+from lvm_lightning.support.values import REALS, Support
+
+
+def float32_or_better(tensor: Tensor, like: Tensor | None = None) -> Tensor:
+    """In float32, or in float64 where it (or its like) is."""
+    return tensor.to(torch.promote_types((tensor if like is None else like).dtype, torch.float32))
+
+
+class Likelihood(nn.Module, ABC):
+    """Abstract p(x|z) with independent pixels.
+
+    Attributes:
+        parameters_per_pixel: P, how many numbers of a pixel the decoder puts out.
+        support: the values of x that it gives a probability. Data that lie elsewhere are refused before training.
+        density: whether the number is a density, in nats that depend on the scale of x, and not a probability.
+    """
+
+    parameters_per_pixel: int = 1
+    support: Support
+    density: bool
+
+    @abstractmethod
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """log p(x|z): ``(*S, B, P·D)`` or shared ``(*S, 1, P·D)``, and x ``(B, D)`` → ``(*S, B)``, nats."""
+
+    @abstractmethod
+    def mean(self, parameters: Tensor) -> Tensor:
+        """E[x|z], ``(*, P·D) → (*, D)``: not a sample of x."""
+
+    @abstractmethod
+    def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """x ~ p(x|z), ``(*, P·D) → (*, D)``; the noise comes from a CPU generator."""
+
+    @abstractmethod
+    def information(self, parameters: Tensor) -> Tensor:
+        """Fisher information of each parameter, E[(∂ log p(x|z)/∂parameter)²], ``(*, P·D)``: how sharply x tells it."""
+
+    @abstractmethod
+    def parameters_of_mean(self, mean: Tensor) -> Tensor:
+        """The first parameter of the pixels whose mean is given, ``(D,) → (D,)``: where an output bias can start."""
 
 
 class GaussianLikelihood(Likelihood):
@@ -67,8 +108,7 @@ class Gaussian(GaussianLikelihood):
         super().__init__()
         if learn_sigma and sigma <= floor:
             raise ValueError(f"sigma: a learned σ must start above its floor {floor:g}, got {sigma:g}")
-        self.fixed_sigma = None if learn_sigma else sigma
-        self.floor = floor
+        self.fixed_sigma, self.floor = None if learn_sigma else sigma, floor
         if learn_sigma:
             self.log_excess = nn.Parameter(torch.tensor(math.log(sigma - floor)))
 
@@ -106,12 +146,10 @@ class PixelwiseGaussian(GaussianLikelihood):
     def mean_and_log_sigma(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """m and log σ, both ``(*, D)``."""
         mean, log_variance = parameters.chunk(2, dim=-1)
-        log_floor = torch.full_like(log_variance, 2 * math.log(self.floor))
-        return mean, 0.5 * torch.logaddexp(log_variance, log_floor)
+        return mean, 0.5 * torch.logaddexp(log_variance, torch.full_like(log_variance, 2 * math.log(self.floor)))
 
     def information(self, parameters: Tensor) -> Tensor:
         """1/σ² of m, and ½ (∂ log σ²/∂s)² of s."""
-        _, log_sigma = self.mean_and_log_sigma(parameters)
-        variance = (2 * log_sigma).exp()
+        variance = (2 * self.mean_and_log_sigma(parameters)[1]).exp()
         share = parameters.chunk(2, dim=-1)[1].exp() / variance
         return torch.cat([1 / variance, 0.5 * share.square()], dim=-1)
