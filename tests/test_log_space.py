@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import torch
+
 from lvm_lightning.studies.log_space import LogSpace, estimates
 
 
