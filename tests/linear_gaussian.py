@@ -77,7 +77,7 @@ def gradients(
     shape = (objective.outer_samples, objective.inner_samples, repeats, K)
     noise = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     draw: Draw = objective.draw(DiagonalGaussian(mean, log_sigma), noise)
-    value = objective.surrogate(draw, *log_joint(draw.z, bias), kl_weight)
+    value, _ = objective.surrogate(draw, *log_joint(draw.z, bias), kl_weight)
     to_mean, to_log_sigma, to_bias = torch.autograd.grad(value.sum(), (mean, log_sigma, bias))
     return torch.cat([to_mean, to_log_sigma], -1), to_bias, value.detach()
 

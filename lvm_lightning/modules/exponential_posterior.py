@@ -87,8 +87,7 @@ class ExponentialPosterior(LatentVariableModule):
         noise = torch.randn(self.J, self.N, len(x), 1, dtype=x.dtype, generator=self.noise("train", self.global_step))
         draw = self.objective.draw(self.propose(x), noise.to(x))
         log_lik, log_prior = self.model.log_joint(x, draw.z)
-        bound = self.objective.bound_of((log_lik + (log_prior - draw.log_q)).detach())
-        return self.climb(self.objective.surrogate(draw, log_lik, log_prior), bound)
+        return self.climb(*self.objective.surrogate(draw, log_lik, log_prior))
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Keep θ a positive number, whatever the learning rate."""

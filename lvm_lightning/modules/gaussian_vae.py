@@ -176,10 +176,7 @@ class GaussianVAE(LatentVariableModule):
         """The surrogate that is raised and the bound, ``(B,)`` each, from the encoder's features of x."""
         draw = self.objective.draw(self.posterior(features), noise)
         log_lik, log_prior = self.model.log_joint(x, draw.z)
-        surrogate = self.objective.surrogate(draw, log_lik, log_prior, self.kl_weight)
-        if self.kl_weight == 1:
-            return surrogate, surrogate.detach()  # its value is the bound
-        return surrogate, self.objective.bound_of((log_lik + (log_prior - draw.log_q)).detach())
+        return self.objective.surrogate(draw, log_lik, log_prior, self.kl_weight)
 
     @property
     def kl_weight(self) -> float:

@@ -91,8 +91,8 @@ class PriorIWAE(LatentVariableModule):
         """Check the data, and start the output bias from the training images' pixel means."""
         super().setup(stage)
         if stage == "fit" and self.output_bias != "zero":
-            start = _log if self.output_bias == "log" else self.model.likelihood.parameters_of_mean
-            start_output_bias(self.model.decoder, self.output_bias, self.datamodule, start)
+            starts = {"logit": self.model.likelihood.parameters_of_mean, "log": lambda mean: (mean + 1e-6).log()}
+            start_output_bias(self.model.decoder, self.output_bias, self.datamodule, starts[self.output_bias])
 
     def propose(self, x: Tensor) -> PriorProposal:
         """The prior, for every image."""
@@ -161,8 +161,3 @@ class PriorIWAE(LatentVariableModule):
         weight = log_w.flatten(0, 1).softmax(0).unsqueeze(-1)
         z_mean = (weight * z.flatten(0, 1)).sum(0)
         return {"bound": self.objective.bound_of(log_w), "z_mean": z_mean, "label": batch.label}
-
-
-def _log(pixel_mean: Tensor) -> Tensor:
-    """The teaching source's start of the output bias."""
-    return (pixel_mean + 1e-6).log()

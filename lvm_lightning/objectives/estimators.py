@@ -113,8 +113,10 @@ class Objective:
         """The bound that is reported, ``(J, N, B) → (B,)``, nats: the decoder's."""
         return nested(self.bound, self._decoders(log_w))
 
-    def surrogate(self, draw: Draw, log_lik: Tensor, log_prior: Tensor, kl_weight: float = 1.0) -> Tensor:
-        """What to raise: its value is the bound, its gradient the estimator's.
+    def surrogate(
+        self, draw: Draw, log_lik: Tensor, log_prior: Tensor, kl_weight: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """What to raise, its gradient the estimator's and its value the weighted bound; and the bound.
 
         Args:
             draw: the samples.
@@ -123,18 +125,24 @@ class Objective:
             kl_weight: β in log w = log p(x|z) + β (log p(z) − log q(z|x)); only 1 makes the value a bound.
 
         Returns:
-            ``(B,)``, nats.
+            ``(B,)`` each, nats; the bound without a gradient.
         """
         log_w = log_lik + kl_weight * (log_prior - draw.log_q)
-        if not self._apart:
-            return self.bound_of(log_w)
-        fixed = log_w.detach()
+        if self._apart:
+            raised = self._in_two_ways(draw, log_lik + kl_weight * log_prior, log_w.detach(), kl_weight)
+        else:
+            raised = self.bound_of(log_w)
+        if kl_weight == 1:
+            return raised, raised.detach()
+        return raised, self.bound_of((log_lik + (log_prior - draw.log_q)).detach())
+
+    def _in_two_ways(self, draw: Draw, log_p: Tensor, fixed: Tensor, kl_weight: float) -> Tensor:
+        """θ and φ take different cotangents of the log-weights ``fixed``: log p, weighted, minus β log q."""
         decoders = cotangents(self.bound, self._decoders(fixed)).view_as(fixed)
         if self.estimator == "doubly_reparameterised":
             encoders = doubly_reparameterised_cotangents(self.bound, fixed, kl_weight)
         else:
             encoders = cotangents(self.bound, fixed)
-        log_p = log_lik + kl_weight * log_prior
         (to_z,) = torch.autograd.grad(log_p, draw.z, encoders, retain_graph=True)
         theta = (decoders * log_p).sum((0, 1))
         phi = (to_z * draw.path).sum((0, 1, -1)) - kl_weight * (encoders * draw.log_q).sum((0, 1))
