@@ -105,6 +105,30 @@ def test_moments_keep_their_digits_in_the_tail(a: float) -> None:
     assert got[1] == pytest.approx(float(variance), rel=1e-11)
 
 
+@pytest.mark.parametrize("centre", [-3.0, 0.0, 3.0])
+@pytest.mark.parametrize("sigma", [1e-4, 1.0, 100.0, 1e4])
+@pytest.mark.parametrize("rate", [1e-6, 1e-3, 1.0, 1e3, 1e6])
+def test_extreme_problems_keep_their_digits(rate: float, sigma: float, centre: float) -> None:
+    """The closed forms as they stand in books, in 400 digits: terms of 1e15 nats and more cancel in them."""
+    x = torch.tensor([0.9, -0.3, 1.6], dtype=torch.float64) + centre
+    p = Problem.of(x, rate, sigma)
+    with mpmath.workdps(400):
+        lam, sig, values = mpmath.mpf(rate), mpmath.mpf(sigma), [mpmath.mpf(v) for v in x.tolist()]
+        mean, s = sum(values) / 3, sig / mpmath.sqrt(3)
+        a = (mean - lam * sig**2 / 3) / s
+        constant = mpmath.log(lam) - 1.5 * mpmath.log(2 * mpmath.pi * sig**2)
+        exponent = -sum((v - mean) ** 2 for v in values) / (2 * sig**2) - lam * mean + (lam * sig) ** 2 / 6
+        mass = mpmath.ncdf(a)
+        expected = constant + exponent + mpmath.log(mpmath.sqrt(2 * mpmath.pi) * s * mass)
+        assert exponential.log_marginal(p) == pytest.approx(float(expected), rel=1e-12)
+        for theta in (1e-3, 1.0, 1e4):
+            r = theta * s / mpmath.sqrt(2)
+            integral = mpmath.exp(theta * a * s + r**2 / 2) * mpmath.ncdf(mpmath.sqrt(2) * a + r)
+            variance = integral / (2 * mpmath.sqrt(mpmath.pi) * s * theta * mass**2) - 1
+            found = exponential.relative_variance(p, theta)
+            assert found == (math.inf if variance > 1.7e308 else pytest.approx(float(variance), rel=1e-10, abs=1e-12))
+
+
 def test_outside_the_support_there_is_no_density() -> None:
     z = torch.tensor([-1e-9, -1.0])
     for density in (exponential.log_posterior(SOURCE, z), exponential.log_joint(SOURCE, z)):
