@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_orig
 import yaml
 from jsonargparse import Namespace
 from jsonargparse._typehints import ActionTypeHint
+from jsonargparse._util import import_object
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lvm_lightning.command.checkpoints import new_name, new_setting
@@ -78,6 +79,24 @@ def require_groups(arguments: Sequence[str], groups: Sequence[str]) -> None:
         for group in groups if isinstance(content, dict) else ():
             if not isinstance(content.get(group), dict | None):
                 raise UserError(f"{group}: must be settings by name in {path}, got {content[group]!r}")
+
+
+def require_classes(settings: object, key: str = "") -> None:
+    """Refuse a ``class_path`` that is no class, before anything is made: a function would be called as it stands there.
+
+    What the class must be a subclass of has been checked by then.
+
+    Raises:
+        UserError: naming the key and the path.
+    """
+    if isinstance(settings, list):
+        settings = dict(enumerate(settings))
+    if not isinstance(settings, dict | Namespace):
+        return
+    for name, value in vars(settings).items() if isinstance(settings, Namespace) else settings.items():
+        if name == "class_path" and not inspect.isclass(import_object(value)):
+            raise UserError(f"{key}.class_path: must be the import path of a class, got {value}, a function")
+        require_classes(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))
 
 
 def _mistake(parser: Parser, message: str, error: Exception | None) -> Mistake:

@@ -8,13 +8,17 @@ number for each example, never a mean over the batch, never a loss. A new one is
         return (elbo(log_w) + iw_elbo(log_w)) / 2
 """
 
+import importlib
+import inspect
 import math
+import sys
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
+from jsonargparse.typing import register_type
 from torch import Tensor
 
 from lvm_lightning.support.argtypes import RULES
@@ -46,8 +50,32 @@ class BoundFamily(Bound):
 
 if TYPE_CHECKING:
     BoundArgument = Bound
-else:  # what a config may give: a class with its settings, or the import path of a function
-    _Function = Callable[[Tensor], Any]
+else:  # what a config may give: a class with its settings, or the name of a function, which is looked at and not called
+
+    class _Function:
+        """A function that says its kind."""
+
+        @staticmethod
+        def named(path: str) -> Bound:
+            module, _, name = path.rpartition(".")
+            found = getattr(importlib.import_module(module or __name__), name)
+            if not (inspect.isfunction(found) and hasattr(found, "kind")):
+                raise ValueError(f"{path} does not say its kind")
+            return cast(Bound, found)
+
+        @staticmethod
+        def path(function: Bound) -> str:
+            room = function.__module__.rpartition(".")[0]  # from which its module's public names can be had too
+            offered = getattr(sys.modules.get(room), function.__name__, None) is function
+            return f"{room if offered else function.__module__}.{function.__name__}"
+
+    register_type(
+        _Function,
+        serializer=_Function.path,
+        deserializer=_Function.named,
+        deserializer_exceptions=(ValueError, TypeError, AttributeError, ImportError),
+        type_check=lambda value, _: inspect.isfunction(value),
+    )
     RULES[_Function] = "the import path of a function under @lower_bound(), @upper_bound() or @estimate()"
     BoundArgument = BoundFamily | _Function
 
