@@ -3,9 +3,11 @@
 Those of an older version, as its configs and its command line, call some things by another name.
 """
 
+import hashlib
 import io
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ TRAINING_ONLY = ("optimizer", "lr_scheduler")
 EVALUATION_ONLY = ("test_samples", "test_widen", "quadrature_spacing")
 """Model arguments that have no part in training, and may always differ."""
 
+SEAL, END = b"lvm-lightning sha256 ", b"PK\5\6"
+"""Before a checkpoint's digest; at the beginning of the last record of a zip file, which is 22 bytes and a comment."""
 SETTINGS = "lvm_lightning_settings"
 """Key of :func:`settings_of` in a checkpoint."""
 TRAINER_SETTINGS = (
@@ -46,22 +50,48 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """A Lightning checkpoint, loaded without running any code in it.
 
     Raises:
-        UserError: if the file is missing or is not a checkpoint of this package.
+        UserError: if the file is missing, is damaged, is not a checkpoint of this package, or has a weight that is no
+            number.
     """
     try:
+        content = path.read_bytes()
+        whole = is_whole(content)
         with warnings.catch_warnings():
             # torch warns of another protocol and then reads the file all the same, or refuses it
             warnings.filterwarnings("ignore", "Detected pickle protocol")
-            checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+            checkpoint = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu") if whole else None
     except FileNotFoundError:
         raise UserError(f"ckpt_path: no such file: {path}; give a checkpoint that '{PROGRAM} fit' wrote") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
             f"ckpt_path: {path} is not a readable checkpoint ({type(error).__name__}); give one of '{PROGRAM} fit'"
         ) from error
+    if not whole:
+        raise UserError(f"ckpt_path: {path} is damaged, its checksum is not the one that was written; give another one")
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"ckpt_path: {path} holds no trained model; give a checkpoint that '{PROGRAM} fit' wrote")
+    for name, weight in checkpoint["state_dict"].items():
+        if bool(weight.isnan().any()):
+            raise UserError(f"ckpt_path: every weight must be a number, got NaN in {name} of {path}; give another one")
     return migrate(checkpoint)
+
+
+def sealed(content: bytes) -> bytes:
+    """The archive that ``torch.save`` wrote, with its SHA-256 as the comment that a zip file may end with."""
+    comment = SEAL + hashlib.sha256(content[:-2]).hexdigest().encode()
+    return content[:-2] + len(comment).to_bytes(2, "little") + comment
+
+
+def is_whole(content: bytes) -> bool:
+    """Whether an archive is what was written, to the bit: torch looks at no checksum, and reads a damaged one too.
+
+    Raises:
+        zipfile.BadZipFile: if it is no archive.
+    """
+    seal = len(SEAL) + 64
+    if content[-seal - 22 : -seal - 18] == END:
+        return sealed(content[: -seal - 2] + b"\0\0") == content
+    return zipfile.ZipFile(io.BytesIO(content)).testzip() is None  # an older one, whose records have a CRC each
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -79,7 +109,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         content = io.BytesIO()
         torch.save(checkpoint, content)
         with replacing(Path(path), durable=True) as file:
-            file.write(content.getbuffer())
+            file.write(sealed(content.getvalue()))
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         """As :func:`read_checkpoint`, whatever is asked."""
