@@ -54,7 +54,7 @@ class EvaluationReport(Callback):
         self,
         samples: PositiveInt | None = None,
         widen: PositiveFloat = 1.0,
-        spacing: PositiveFloat = 0.05,
+        spacing: PositiveFloat = 0.025,
         evaluators: list[Evaluator] | None = None,
         save_per_example: bool = False,
     ) -> None:

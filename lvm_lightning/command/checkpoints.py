@@ -91,6 +91,8 @@ def is_whole(content: bytes) -> bool:
     seal = len(SEAL) + 64
     if content[-seal - 22 : -seal - 18] == END:
         return sealed(content[: -seal - 2] + b"\0\0") == content
+    if content[-22:-18] != END:
+        raise zipfile.BadZipFile("the end is missing")
     return zipfile.ZipFile(io.BytesIO(content)).testzip() is None  # an older one, whose records have a CRC each
 
 

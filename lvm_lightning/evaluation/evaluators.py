@@ -82,7 +82,7 @@ class EvaluationSettings:
 
     samples: int | None = None
     widen: float = 1.0
-    spacing: float = 0.05
+    spacing: float = 0.025
     evaluators: Sequence[Evaluator] = ()
 
 
