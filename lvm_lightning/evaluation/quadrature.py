@@ -66,8 +66,8 @@ class GridQuadrature:
 
         The rule's error falls faster than any power of the spacing: at half the spacing it is less than its square. So
         it is told by δ, the largest distance from the sums over the cosets, which are the grids of twice the spacing
-        that the grid consists of: min(δ, 4 δ²), and all of the mass beyond the radius. It matters: a sharp posterior of
-        a trained model can be narrower than the grid. One coset may agree with the whole by chance, by where the
+        that the grid consists of: min(2δ, (4δ)²), and all of the mass beyond the radius. It matters: a sharp posterior
+        of a trained model can be narrower than the grid. One coset may agree with the whole by chance, by where the
         posterior lies between the points; that all do is rare.
         """
         sums = torch.stack([self._log_sum(coset, x) for coset in self._cosets])
@@ -75,7 +75,7 @@ class GridQuadrature:
         log_p = torch.logaddexp(sums.logsumexp(0), beyond)
         each = torch.logaddexp(sums + self.dim * math.log(2), beyond)
         distance = (each - log_p).abs().amax(0)
-        return log_p, distance.minimum(4 * distance.square()) + (beyond - log_p).exp()
+        return log_p, (2 * distance).minimum((4 * distance).square()) + (beyond - log_p).exp()
 
     def _log_sum(self, chunks: list[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
         """log Σ_m exp(log weight + log p(x|z_m)) over the points of some chunks, ``(B,)``."""
