@@ -187,7 +187,7 @@ def _is_there(name: str, root: Path) -> bool:
 def random_bytes(stream: np.random.Philox, count: int) -> npt.NDArray[np.uint8]:
     """``count`` uniform bytes: the stream's 64-bit words in order, each from its least significant byte."""
     words = stream.random_raw(-(-count // 8))
-    return words.astype("<u8").view(np.uint8)[:count]
+    return words.astype("<u8", copy=False).view(np.uint8)[:count]
 
 
 def philox(seed: int, purpose: int, counter: Sequence[int] = (0, 0, 0, 0)) -> np.random.Philox:
