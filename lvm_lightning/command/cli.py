@@ -7,6 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,6 +15,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from lvm_lightning.command.lightning_cli import CLI
 from lvm_lightning.command.parsing import Parser, nearest
+from lvm_lightning.command.paths import expand_paths, expanded
 from lvm_lightning.command.runs import SaveRunConfig, process_rank
 from lvm_lightning.command.trainer import Trainer
 from lvm_lightning.modules.base import LatentVariableModule
@@ -119,7 +121,8 @@ def run_free(study: type[FreeStudy], word: str, arguments: Sequence[str]) -> Non
         parser.add_argument(parameter.name, nargs="*", metavar=parameter.name.upper())
     parser.add_class_arguments(study, fail_untyped=False)
     settings: dict[str, Any] = parser.parse_args(list(arguments)).as_dict()
-    given = [value for parameter in several for value in settings.pop(parameter.name)]
+    expand_paths(settings)
+    given = [expanded(v) if p.annotation is Path else v for p in several for v in settings.pop(p.name)]
     print(study(*given, **settings).run())
 
 

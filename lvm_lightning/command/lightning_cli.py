@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 from lvm_lightning.callbacks import finite, pictures, run_checkpoint, run_folder, training
-from lvm_lightning.command import checkpoints, parsing, runs
+from lvm_lightning.command import checkpoints, parsing, paths, runs
 from lvm_lightning.modules import ExponentialPosterior, GaussianVAE
 from lvm_lightning.modules.provenance import provenance
 from lvm_lightning.studies import STUDIES, Study, Subject
@@ -85,6 +85,7 @@ class CLI(LightningCLI):
         """Parse them, once the config files have the form that the parser takes for granted."""
         parsing.require_groups(sys.argv, ("trainer", "checkpoint", "pictures", "evaluation"))
         self.config = parser.parse_args([self._word, *sys.argv[2:]] if self._word else [])
+        paths.expand_paths(self.config)
 
     def _parse_ckpt_path(self) -> None:
         """Find and check the checkpoint. Lightning would let its hyper-parameters replace the configuration's."""

@@ -17,6 +17,7 @@ from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lvm_lightning.command.checkpoints import new_name, new_setting
+from lvm_lightning.command.paths import expanded
 from lvm_lightning.support import PROGRAM, UserError, debugging, one_line
 from lvm_lightning.support.argtypes import RULES
 
@@ -70,7 +71,7 @@ def require_groups(arguments: Sequence[str], groups: Sequence[str]) -> None:
     """
     named = [value for name, value in itertools.pairwise(arguments) if name in ("--config", "-c")]
     named += [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
-    for path in filter(Path.is_file, map(Path, named)):
+    for path in filter(Path.is_file, map(Path, map(expanded, named))):
         try:
             content = yaml.safe_load(path.read_text())
         except (yaml.YAMLError, UnicodeDecodeError, OSError):
