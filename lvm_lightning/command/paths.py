@@ -6,6 +6,10 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from lvm_lightning.callbacks.run_checkpoint import LAST
+from lvm_lightning.command.runs import logger_arguments
+from lvm_lightning.support import UserError
+
 PATHS = {"save_dir", "default_root_dir", "dirpath", "ckpt_path", "output", "folder"}
 """Settings that are paths, wherever they stand."""
 NAMES = {"name", "version", "sub_dir"}
@@ -32,3 +36,23 @@ def expand_paths(settings: Any, names: set[str] = PATHS) -> None:
             settings[name] = type(value)(expanded(str(value)))
         else:
             expand_paths(value, names | NAMES if name == "logger" else names)
+
+
+def require_inside(settings: Namespace) -> None:
+    """Refuse names that would lead out of the folder they are for.
+
+    Raises:
+        UserError: naming the first.
+    """
+    names = {f"trainer.logger.{name}": logger_arguments(settings).get(name) for name in sorted(NAMES)}
+    names["checkpoint.filename"] = settings.get("checkpoint", Namespace()).get("filename")
+    for key, value in names.items():
+        if isinstance(value, str | Path) and (Path(value).is_absolute() or ".." in Path(value).parts):
+            setting = "checkpoint.dirpath" if key.startswith("checkpoint") else "trainer.logger.save_dir"
+            raise UserError(
+                f"{key}: must be a name inside the run's folder, got {value}; choose the folder by {setting}"
+            )
+    if names["checkpoint.filename"] == LAST.removesuffix(".ckpt"):
+        raise UserError(
+            "checkpoint.filename: must not be that of the last state, got last; call the best one otherwise"
+        )
