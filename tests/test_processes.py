@@ -226,3 +226,11 @@ def test_torchrun_itself(tmp_path: Path, two: dict[str, Any]) -> None:
     done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert_same(left_by(tmp_path), two)
+
+
+@pytest.mark.parametrize("wrong", [["--model.inner_samples", "0"], ["--model.latent_dim", "30000"], ["--modle", "x"]])
+def test_of_several_processes_one_tells_a_mistake(wrong: list[str], tmp_path: Path) -> None:
+    all_of_them = [running.wait() for running in start_two(tmp_path / "run", *wrong)]
+    assert [finished.status for finished in all_of_them] == [2, 2]
+    assert len(all_of_them[0].err.splitlines()) == 1
+    assert all_of_them[1].err == ""

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import itertools
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -66,6 +67,20 @@ def take_test_folder(settings: Namespace, held: ExitStack) -> None:
         else:
             folder = Path(settings.trainer.get("default_root_dir") or ".")
             _claim(folder, held, TEST, "trainer.default_root_dir")
+
+
+def require_writable(settings: Namespace, held: ExitStack) -> None:
+    """Find out now that TensorBoard's thread could not write.
+
+    Raises:
+        UserError: if that is so.
+    """
+    logger = logger_arguments(settings)
+    with written_to(settings):
+        folder = Path(logger.get("save_dir") or ".") / (logger.get("name") or "") / str(logger.get("version") or "")
+        _make(folder, held)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 @contextlib.contextmanager

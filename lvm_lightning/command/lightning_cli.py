@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 from lvm_lightning.callbacks import finite, pictures, run_checkpoint, run_folder, training
-from lvm_lightning.command import checkpoints, folders, parsing, paths, runs
+from lvm_lightning.command import checkpoints, config_files, environment, folders, parsing, paths, runs
 from lvm_lightning.modules import ExponentialPosterior, GaussianVAE
 from lvm_lightning.modules.provenance import provenance
 from lvm_lightning.studies import STUDIES, Study, Subject
@@ -80,7 +80,7 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse them, once the config files have the form that the parser takes for granted."""
-        parsing.require_groups(sys.argv, ("trainer", "checkpoint", "pictures", "evaluation"))
+        config_files.require_configs(sys.argv, ("trainer", "checkpoint", "pictures", "evaluation"))
         self.config = parser.parse_args([self._word, *sys.argv[2:]] if self._word else [])
         paths.expand_paths(self.config)
         paths.require_inside(self.config[self.config.subcommand])
@@ -117,8 +117,12 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Take the folders that are written to: one process speaks for all of a run."""
         settings = self.config[self.subcommand]
-        take = {"fit": folders.take_run_folder, "test": folders.take_test_folder}.get(str(self.subcommand))
-        if take is not None and not settings.trainer.get("fast_dev_run") and runs.process_rank() == 0:
+        ways = {"fit": folders.take_run_folder, "test": folders.take_test_folder, "validate": folders.require_writable}
+        if (
+            (take := ways.get(str(self.subcommand))) is not None
+            and not settings.trainer.get("fast_dev_run")
+            and runs.process_rank() == 0
+        ):
             take(settings, self._held)
 
     def instantiate_classes(self) -> None:
@@ -136,13 +140,19 @@ class CLI(LightningCLI):
             self.model.make_optimizer(max(0, settings.get("max_steps", 0)))
         self._choose_callbacks(self._get(self.config_init, "trainer"), self._parser(self.subcommand).callback_keys)
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except ARGUMENT_ERRORS as error:
             names = ("accelerator", "devices", "strategy", "precision")
             received = ", ".join(f"{name} {settings.get(name)}" for name in names)
             if str(error).startswith("trainer."):  # ours, which names the argument itself
                 raise
             raise UserError(f"trainer: {error} (got {received})") from error
+        if trainer.world_size == 1 and (variable := environment.rank_variable()) is not None:
+            raise UserError(
+                f"{variable.partition('=')[0]}: must not be set for a run of one process, got {variable} in the "
+                "environment; unset it, or set trainer.devices"
+            )
+        return trainer
 
     def _choose_callbacks(self, trainer: Namespace, keys: list[str]) -> None:
         """Those that the subcommand and the model have a use for: every callback costs time at each step."""
