@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningCLI
 
 from lvm_lightning.command.config_files import require_configs
-from lvm_lightning.command.environment import another_speaks
+from lvm_lightning.command.environment import another_speaks, end_with_the_parent
 from lvm_lightning.command.lightning_cli import CLI
 from lvm_lightning.command.parsing import Parser, nearest
 from lvm_lightning.command.paths import expand_paths, expanded
@@ -37,6 +37,7 @@ def main() -> int:
         Its exit status: 0, 1 for a failure, 2 for wrong arguments, 128 and its number after a signal.
     """
     STOP.install()
+    end_with_the_parent()
     try:
         word = sys.argv[1] if len(sys.argv) > 1 else ""
         study = study_named(word, list(LightningCLI.subcommands())) if word else None

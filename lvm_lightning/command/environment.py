@@ -1,6 +1,8 @@
 """What a launcher of several processes says in the environment; Lightning is not imported yet when it is read."""
 
 import os
+import threading
+import time
 
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 NUMBERS = (
@@ -42,3 +44,24 @@ def another_speaks() -> bool:
         if local and total:
             return 0 < int(local) < int(total)
     return int(os.environ.get("SLURM_LOCALID", "0")) > 0 and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+
+
+PARENT = "LVM_PARENT"
+"""Variable by which a process that Lightning starts knows whose it is."""
+
+
+def end_with_the_parent() -> None:
+    """Let the process end when the one that started it for the same run has ended, however that came.
+
+    It may wait for the other processes where no signal is looked at, and for half an hour.
+    """
+    parent = os.getppid()
+
+    def wait() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if os.environ.get(PARENT) == str(parent):
+        threading.Thread(target=wait, daemon=True).start()
+    os.environ[PARENT] = str(os.getpid())

@@ -212,6 +212,8 @@ class CLI(LightningCLI):
                 raise
             advice = runs.how_to_go_on(self.trainer, subcommand)
             raise RuntimeError("; ".join(filter(None, [told, advice]))) from error
+        finally:
+            runs.end_the_others(self.trainer)
 
     def _run_study(self, subcommand: str) -> None:
         """Make the study of its settings, and let it look at the model."""

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 import re
 import sys
 import traceback
@@ -178,6 +179,9 @@ def what_happened(error: OSError | RuntimeError) -> str | None:
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
     lost = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "DistBackendError")
+    if "EADDRINUSE" in str(error):
+        port = os.environ.get("MASTER_PORT")
+        return f"MASTER_PORT: must be a free port, got {port}, where another process listens; set another, or none"
     if any(words in str(error) for words in lost):
         return "another process of this run has ended, or cannot be reached"
     return None

@@ -1,6 +1,8 @@
 """What runs leave and how they go on: their checkpoints, and the configuration of a run in its folder."""
 
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +21,8 @@ from lvm_lightning.support import PROGRAM, UserError, free_bytes, replacing
 
 CHECKPOINTS, OTHER_FILES = 3, 20_000_000
 """Checkpoints that a run may have at a time, each with two moments of every weight; bytes of everything else."""
+SECONDS_TO_END = 5
+"""How long another process of a failed run has to end by itself."""
 
 
 def newest_checkpoint(settings: Namespace, name: str) -> Path:
@@ -105,6 +109,21 @@ def started_by_lightning(trainer: Trainer) -> bool:
     """Whether this is a process that the main one started: that one answers for both."""
     environment = getattr(trainer.strategy, "cluster_environment", None)
     return isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
+
+
+def end_the_others(trainer: Trainer) -> None:
+    """See to it that no process that Lightning started outlives the one that started it.
+
+    They end by themselves, unless they wait for one that has failed: where they wait, no signal is looked at. After a
+    run that has ended well they may still have something to write.
+    """
+    for process in getattr(trainer.strategy.launcher, "procs", []):
+        if isinstance(process, subprocess.Popen):
+            try:
+                process.wait(SECONDS_TO_END if sys.exception() else None)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 class SaveRunConfig(SaveConfigCallback):
