@@ -34,18 +34,10 @@ def take_run_folder(settings: Namespace, held: ExitStack) -> None:
     Raises:
         UserError: if one cannot be written to, is in use, or holds a run that this one does not go on with.
     """
-    logger = logger_arguments(settings)
     with written_to(settings):
-        if "version" in logger:
-            folder = _take_version(logger, held, FIT)
-            _refuse_a_run(settings, "trainer.logger.version", folder, ("*",))
-        else:
-            folder = Path(settings.trainer.get("default_root_dir") or ".")
-            _claim(folder, held, FIT, "trainer.default_root_dir")
-            if settings.trainer.get("logger") is False:
-                _refuse_a_run(settings, "trainer.default_root_dir", folder, RUN_FILES)
+        _take(settings, held, FIT)
         if settings.get("test_after_fit"):
-            _claim(folder, held, TEST, "trainer.logger.version")
+            _take(settings, held, TEST)
         callbacks = [callback.get("init_args") for callback in as_list(settings.trainer.get("callbacks"))]
         for callback in filter(None, [settings.get("checkpoint"), *callbacks]):
             path = callback.get("dirpath")
@@ -60,13 +52,22 @@ def take_test_folder(settings: Namespace, held: ExitStack) -> None:
     Raises:
         UserError: if it cannot be written to, or another test of the run is at work.
     """
-    logger = logger_arguments(settings)
     with written_to(settings):
-        if "version" in logger:
-            _take_version(logger, held, TEST)
-        else:
-            folder = Path(settings.trainer.get("default_root_dir") or ".")
-            _claim(folder, held, TEST, "trainer.default_root_dir")
+        _take(settings, held, TEST)
+
+
+def _take(settings: Namespace, held: ExitStack, lock: str) -> None:
+    """Take the logger's folder, or without a logger the trainer's; a logger that names no versions has its own way."""
+    logger, argument = logger_arguments(settings), "trainer.default_root_dir"
+    folder = Path(settings.trainer.get("default_root_dir") or ".")
+    if "version" in logger:
+        argument, folder = "trainer.logger.version", _take_version(logger, held, lock)
+    elif settings.trainer.get("logger") is False:
+        _claim(folder, held, lock, argument)
+    else:
+        return
+    if lock == FIT:
+        _refuse_a_run(settings, argument, folder, ("*",) if "version" in logger else RUN_FILES)
 
 
 def require_writable(settings: Namespace, held: ExitStack) -> None:
@@ -75,9 +76,11 @@ def require_writable(settings: Namespace, held: ExitStack) -> None:
     Raises:
         UserError: if that is so.
     """
-    logger = logger_arguments(settings)
+    if "version" not in (logger := logger_arguments(settings)):
+        return
     with written_to(settings):
-        folder = Path(logger.get("save_dir") or ".") / (logger.get("name") or "") / str(logger.get("version") or "")
+        run = logger.version if isinstance(logger.version, str) else ""
+        folder = Path(logger.get("save_dir") or ".") / (logger.get("name") or "") / run
         _make(folder, held)
         with tempfile.TemporaryFile(dir=folder):
             pass
