@@ -1,14 +1,21 @@
 """``python -m lvm_lightning`` is the console command ``lvm-lightning``."""
 
+import signal
 import sys
+
+from lvm_lightning.command.environment import wrong_variable
 
 
 def run() -> int:
     """Run the command; the imports, some seconds of them, are interrupted as quietly as the rest."""
     sys.path.append("")  # a class of the user's own may lie in the folder where the command runs
+    if (mistake := wrong_variable()) is not None:
+        print(f"lvm-lightning: error: {mistake}", file=sys.stderr)
+        return 2
     try:
         from lvm_lightning.command.cli import main
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the key is held
         return 130
     return main()
 

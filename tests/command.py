@@ -1,5 +1,7 @@
 """The real command in a process of its own, forked from one that has the slow imports behind it."""
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import resource
@@ -55,10 +57,16 @@ def _be_the_command(arguments: list[str], folder: str, environment: Mapping[str,
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     if free := os.environ.get("LVM_TEST_FREE_BYTES"):
         shutil.disk_usage = lambda path: shutil._ntuple_diskusage(int(free), 0, int(free))
+    if os.environ.get("LVM_TEST_NO_LOCKS"):
+        fcntl.flock = _no_locks
     sys.argv = ["lvm-lightning", *arguments]
     from lvm_lightning.__main__ import run
 
     sys.exit(run())
+
+
+def _no_locks(*_: object) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
 class Command:

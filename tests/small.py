@@ -1,6 +1,7 @@
 """A small data set, and what runs a module on it."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,29 @@ class SignalAt(pl.Callback):
         if not self.sent and trainer.global_rank == self.rank:
             self.sent = True
             os.kill(os.getpid(), self.number)
+
+
+class WaitFor(pl.Callback):
+    """Wait, before a step or a test's first batch, until a file is there.
+
+    Args:
+        file: the file.
+        step: the step, from 1.
+    """
+
+    def __init__(self, file: str, step: int = 1) -> None:
+        self.file, self.step = Path(file), step
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
+        if trainer.global_step + 1 >= self.step:
+            self._wait()
+
+    def on_test_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int, j: int = 0
+    ) -> None:
+        self._wait()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 60
+        while not self.file.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)

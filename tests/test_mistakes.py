@@ -32,9 +32,14 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
     "missing config": (["fit", "--config", "missing.yaml"], 2, "missing.yaml"),
     "a folder as config": (["fit", "--config", "."], 2, "config: Path is not a file"),
     "no name of a config": (["fit", "--config"], 2, "config: expected one argument"),
-    "broken config": (["fit", "--config", "broken.yaml"], 2, "config: while parsing a flow node"),
+    "broken config": (["fit", "--config", "broken.yaml"], 2, "config: must be YAML, got broken.yaml, line 1: "),
     "empty config": (["fit", "--config", "empty.yaml"], 2, "config"),
     "a list as config": (["fit", "--config", "list.yaml"], 2, "config"),
+    "config in UTF-16": (["fit", "--config", "utf-16.yaml"], 2, "config: must be text in UTF-8, got utf-16.yaml; save"),
+    "config in Latin-1": (["fit", "--config", "latin-1.yaml"], 2, "config: must be text in UTF-8, got latin-1.yaml"),
+    "config that holds itself": (["fit", "--config", "loop.yaml"], 2, "not hold itself, got that in loop.yaml, line 1"),
+    "a key twice": (["fit", "--config", "twice.yaml"], 2, "seed_everything: must be given once in twice.yaml, .* 3"),
+    "a deep config": (["fit", "--config", "deep.yaml"], 2, "config: must not be nested as deeply as deep.yaml"),
     "abbreviated key": (["fit", "--conf", CONFIG], 2, "conf: no such argument; did you mean config?"),
     "word": ([*FIT, "extra"], 2, "extra: no such argument"),
     "study without a class": (["nothing.Study"], 2, "subcommand: must be the import path of a Study, got 'nothing.St"),
@@ -79,6 +84,11 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
     "no samples": ([*FIT, "--model.inner_samples", 0], 2, "model.inner_samples: must be a whole number above 0, got 0"),
     "samples in words": ([*FIT, "--model.inner_samples", "many"], 2, "must be a whole number above 0, got many"),
     "samples in floats": ([*FIT, "--model.latent_dim", "1e3"], 2, "latent_dim: must be a whole number .*, got 1e3"),
+    "more samples than 64 bits": (
+        [*FIT, "--model.inner_samples", 2**63], 2, r"inner_samples: must be below 2\*\*63, got 9223372036854775808"
+    ),
+    "a batch of more than 64 bits": ([*FIT, "--data.eval_batch_size", 10**30], 2, "eval_batch_size: must be below 2"),
+    "seed of more than 64 bits": (["sample", *FIT[1:], "--seed", 2**70], 2, "seed: must be below 2"),
     "empty layer": ([*FIT, "--model.decoder.hidden", "[8, 0]"], 2, r"hidden: must be a list, each .*above 0, got \[8"),
     "layers in words": ([*FIT, "--model.decoder.hidden", "two"], 2, "model.decoder.hidden: must be a list, .*got two"),
     "too many Sobol dimensions": ([*FIT, "--model.latent_dim", 30000], 2, "21,201 dimensions, got 30,000; set"),
@@ -111,6 +121,9 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
     "steps": ([*FIT, "--trainer.max_steps", -5], 2, "trainer.max_steps: must be -1 or .* from 0 on, got -5"),
     "steps in words": ([*FIT, "--trainer.max_steps", "all"], 2, "max_steps: must be .*a whole number .*, got all"),
     "time": ([*FIT, "--trainer.max_time", "soon"], 2, "'soon'.*DD:HH:MM:SS"),
+    "time below 0": ([*FIT, "--trainer.max_time", "{weeks: -1}"], 2, "max_time: .*got {'weeks': -1} .less than 0"),
+    "time without end": ([*FIT, "--trainer.max_time", "{weeks: 99999999999}"], 2, "trainer.max_time: .*got {'weeks'"),
+    "sanity steps": ([*FIT, "--trainer.num_sanity_val_steps", -7], 2, "num_sanity_val_steps: must be -1 or .*got -7"),
     "interval of validations": (
         [*FIT, "--trainer.val_check_interval", 0], 2, "val_check_interval: must be a whole .* 1 or more,.*got 0"
     ),
@@ -165,6 +178,10 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
     "no checkpoint to test": (["test", *FIT[1:]], 2, "ckpt_path: test needs a trained model, got none"),
     "no checkpoint to predict": (["predict", *FIT[1:]], 2, "ckpt_path: predict needs a trained model, got none"),
     "no checkpoint to sample": (["sample", *FIT[1:]], 2, "ckpt_path: sample needs a trained model, got none"),
+    "a folder of the system to validate in": (
+        ["validate", *SMALL_FIT[1:], "--ckpt_path", "good.ckpt", "--trainer.logger.save_dir", "/proc/x"],
+        2, "save_dir: .*/proc"
+    ),
     "no last run": (["test", *VAE[1:], "--ckpt_path", "last"], 2, "no run under runs/burda_iwae has a 'last'"),
     "missing checkpoint": ([*TEST, "no.ckpt"], 2, "no such file: no.ckpt"),
     "a folder as checkpoint": ([*TEST, "."], 2, "is not a readable checkpoint"),
@@ -230,6 +247,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     files |= {f"truncated/FashionMNIST/raw/{name}": b"\0\0\x08\x03\0\0" for name in names}
+    files |= {"utf-16.yaml": text.encode("utf-16"), "latin-1.yaml": b"# " + bytes([233]) + text.encode()}
+    files |= {"loop.yaml": b"model: &a {init_args: *a}\n", "deep.yaml": b"a: " + b"[" * 5000}
+    files |= {"twice.yaml": b"seed_everything: 1\ntrainer: {}\nseed_everything: 2\n"}
+    files |= {"good.ckpt": (folder / LAST).read_bytes()}
     whole = (folder / LAST).read_bytes()
     files |= {"truncated.ckpt": whole[: len(whole) // 2]}
     middle = len(whole) // 2
@@ -280,6 +301,41 @@ def test_an_unknown_quantity_to_monitor_is_found_before_training(tmp_path: Path)
         "checkpoint.monitor: must be one of val/bound, val/bound_stderr, got val/bond" in finished.err.splitlines()[-1]
     )
     assert not list(folder.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("monitor", ["val/bond", "bound"])
+def test_an_unknown_quantity_to_stop_early_by_is_found_before_training(monitor: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    stopping = [
+        CALLBACK,
+        "EarlyStopping",
+        "--trainer.callbacks.monitor",
+        monitor,
+        "--trainer.enable_checkpointing",
+        "false",
+    ]
+    finished = command(folder, *SMALL_FIT, *stopping)
+    assert finished.status == 2
+    rule = "trainer.callbacks.monitor: must be one of val/bound, val/bound_stderr, train/bound, got " + monitor
+    assert rule in finished.err.splitlines()[-1]
+
+
+ENVIRONMENTS = {
+    "RANK": ({"RANK": "x"}, "RANK: must be a whole number in the environment, got 'x'; unset it"),
+    "LOCAL_RANK": ({"LOCAL_RANK": "1"}, "LOCAL_RANK: must not be set for a run of one process, got LOCAL_RANK=1"),
+}
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_a_variable_that_is_left_over_is_told(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    environment, message = ENVIRONMENTS[name]
+    finished = command(folder, *SMALL_FIT, environment=environment)
+    assert finished.status == 2
+    assert message in finished.err.splitlines()[-1]
+    assert not list(folder.iterdir())
 
 
 def test_hostile_files_would_have_run(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,3 +226,38 @@ def test_torchrun_itself(tmp_path: Path, two: dict[str, Any]) -> None:
     done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert_same(left_by(tmp_path), two)
+
+
+def test_a_port_in_use_ends_every_process_and_is_named(tmp_path: Path) -> None:
+    """Nobody answers at the port: the second process would wait there for half an hour."""
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        listener.listen()
+        port = str(listener.getsockname()[1])
+        call = [sys.executable, "-m", "lvm_lightning", *map(str, [*SMALL_FIT, *TWO])]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "MASTER_PORT": port, "MASTER_ADDR": "localhost"}
+        # its pipes stay open as long as one of its processes lives
+        failed = subprocess.run(
+            call, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=90, check=False
+        )
+    assert failed.returncode == 1
+    assert f"MASTER_PORT: must be a free port, got {port}, where another" in failed.stderr.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_process_takes_those_that_it_started_with_it(tmp_path: Path) -> None:
+    at = [*stopping_at(7, signal.SIGKILL), "--trainer.callbacks.rank", "0"]
+    call = [sys.executable, "-m", "lvm_lightning", *map(str, [*SMALL_FIT, *TWO, *at])]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    killed = subprocess.run(
+        call, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=90, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("wrong", [["--model.inner_samples", "0"], ["--model.latent_dim", "30000"], ["--modle", "x"]])
+def test_of_several_processes_one_tells_a_mistake(wrong: list[str], tmp_path: Path) -> None:
+    all_of_them = [running.wait() for running in start_two(tmp_path / "run", *wrong)]
+    assert [finished.status for finished in all_of_them] == [2, 2]
+    assert len(all_of_them[0].err.splitlines()) == 1
+    assert all_of_them[1].err == ""

@@ -190,6 +190,29 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     assert "stopped by SIGTERM; saved after step 5; go on with" in stopped.err.splitlines()[-1]
 
 
+def test_a_closed_terminal_saves(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    stopped = command(folder, *SMALL_FIT, *stopping_at(7, signal.SIGHUP))
+    assert stopped.status == 129
+    assert "stopped by SIGHUP; saved after step 7; go on with" in stopped.err.splitlines()[-1]
+
+
+def test_ctrl_c_that_is_held_saves_once_and_prints_no_traceback(tmp_path: Path) -> None:
+    """The key repeats until the process is gone."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    running = Command(folder, *SMALL_FIT, "--trainer.max_steps", -1, "--model.lr_scheduler", "null")
+    wait_for((folder / RUN / "checkpoints/last.ckpt").exists)
+    while running.process.is_alive():
+        running.send(signal.SIGINT)
+        time.sleep(0.03)
+    stopped = running.wait()
+    assert stopped.status == 130, stopped.err
+    assert "Traceback" not in stopped.err
+    assert re.search("stopped by Ctrl-C; saved after step .*; go on with", stopped.err.splitlines()[-1])
+
+
 def test_stopping_before_anything_is_saved_says_so(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()

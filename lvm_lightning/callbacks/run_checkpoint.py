@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lvm_lightning.callbacks.run_folder import has_stepped, run_folder
-from lvm_lightning.support import STOP, NonNegativeFloat, OrUnlimited, Stopped, UserError
+from lvm_lightning.support import STOP, NonNegativeFloat, OrUnlimited, UserError
 
 LAST = "last.ckpt"
 
@@ -151,8 +151,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     def _raise_if(self, stopping: bool) -> None:
         if stopping:
-            STOP.deferring = False
-            raise Stopped(STOP.received or signal.SIGTERM, agreed=True)  # none where another process was asked
+            STOP.end(STOP.received or signal.SIGTERM, agreed=True)  # none where another process was asked
 
     def _save_last(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self._here(LAST))

@@ -18,7 +18,7 @@ from lvm_lightning.data.loader import Batch
 from lvm_lightning.evaluation import LOG_P
 from lvm_lightning.figures.curves import training_curve
 from lvm_lightning.modules.base import LatentVariableModule
-from lvm_lightning.support import replacing
+from lvm_lightning.support import UserError, replacing
 
 LAST = 50
 """Steps that the closing mean is taken over."""
@@ -36,6 +36,16 @@ class TrainingBound(Callback):
         self.bounds: list[float] = []
         self._pending: list[Tensor] = []
         self._parts: list[Tensor] = []
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find out before training that what early stopping looks at does not exist.
+
+        What a module of the user's own logs in training, only training shows.
+        """
+        for stopping in trainer.early_stopping_callbacks:
+            if stopping.monitor not in trainer.callback_metrics and not stopping.monitor.startswith("train/"):
+                known = ", ".join([*sorted(trainer.callback_metrics), "train/bound"])
+                raise UserError(f"trainer.callbacks.monitor: must be one of {known}, got {stopping.monitor}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Each process has a slice of the batch: the bound is the mean over them."""

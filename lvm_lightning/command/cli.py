@@ -7,13 +7,17 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningCLI
 
+from lvm_lightning.command.config_files import require_configs
+from lvm_lightning.command.environment import another_speaks, end_with_the_parent
 from lvm_lightning.command.lightning_cli import CLI
 from lvm_lightning.command.parsing import Parser, nearest
+from lvm_lightning.command.paths import expand_paths, expanded
 from lvm_lightning.command.runs import SaveRunConfig, process_rank
 from lvm_lightning.command.trainer import Trainer
 from lvm_lightning.modules.base import LatentVariableModule
@@ -30,9 +34,10 @@ def main() -> int:
     """Run the command.
 
     Returns:
-        Its exit status: 0, 1 for a failure, 2 for wrong arguments, 130 after Ctrl-C, 143 after SIGTERM.
+        Its exit status: 0, 1 for a failure, 2 for wrong arguments, 128 and its number after a signal.
     """
     STOP.install()
+    end_with_the_parent()
     try:
         word = sys.argv[1] if len(sys.argv) > 1 else ""
         study = study_named(word, list(LightningCLI.subcommands())) if word else None
@@ -71,7 +76,8 @@ def main() -> int:
         if debugging():
             raise
         rank = f"[process {process_rank()}] " if process_rank() else ""
-        print(f"{PROGRAM}: error: {rank}{one_line(str(error) or type(error).__name__)}", file=sys.stderr)
+        if not (isinstance(error, UserError) and another_speaks()):
+            print(f"{PROGRAM}: error: {rank}{one_line(str(error) or type(error).__name__)}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     finally:
         STOP.restore()
@@ -118,8 +124,10 @@ def run_free(study: type[FreeStudy], word: str, arguments: Sequence[str]) -> Non
     for parameter in several:
         parser.add_argument(parameter.name, nargs="*", metavar=parameter.name.upper())
     parser.add_class_arguments(study, fail_untyped=False)
+    require_configs(arguments, ())
     settings: dict[str, Any] = parser.parse_args(list(arguments)).as_dict()
-    given = [value for parameter in several for value in settings.pop(parameter.name)]
+    expand_paths(settings)
+    given = [expanded(v) if p.annotation is Path else v for p in several for v in settings.pop(p.name)]
     print(study(*given, **settings).run())
 
 

@@ -1,5 +1,6 @@
 """LightningCLI with run folders, checkpoints that are checked, and studies as subcommands."""
 
+import contextlib
 import inspect
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 from lvm_lightning.callbacks import finite, pictures, run_checkpoint, run_folder, training
-from lvm_lightning.command import checkpoints, parsing, runs
+from lvm_lightning.command import checkpoints, config_files, environment, folders, parsing, paths, runs
 from lvm_lightning.modules import ExponentialPosterior, GaussianVAE
 from lvm_lightning.modules.provenance import provenance
 from lvm_lightning.studies import STUDIES, Study, Subject
@@ -35,12 +36,8 @@ class CLI(LightningCLI):
         self._studies = STUDIES
         if study is not None and study not in STUDIES.values():  # the parser takes a dot for a key below
             self._word, self._studies = study.__name__, STUDIES | {study.__name__: study}
-        self._new_folder: Path | None = None
-        try:
+        with contextlib.ExitStack() as self._held:
             super().__init__(**kwargs)
-        finally:
-            if self._new_folder is not None:
-                runs.remove_if_empty(self._new_folder)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Callbacks that every run has; their arguments can be set like any other."""
@@ -83,9 +80,11 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse them, once the config files have the form that the parser takes for granted."""
-        parsing.require_groups(sys.argv, ("trainer", "checkpoint", "pictures", "evaluation"))
+        config_files.require_configs(sys.argv, ("trainer", "checkpoint", "pictures", "evaluation"))
         self.config = parser.parse_args([self._word, *sys.argv[2:]] if self._word else [])
         parsing.require_classes(self.config.get(self._word))
+        paths.expand_paths(self.config)
+        paths.require_inside(self.config[self.config.subcommand])
 
     def _parse_ckpt_path(self) -> None:
         """Find and check the checkpoint. Lightning would let its hyper-parameters replace the configuration's."""
@@ -117,10 +116,15 @@ class CLI(LightningCLI):
             raise UserError(f"seed_everything: must be from 0 to 4,294,967,295, got {given}") from error
 
     def before_instantiate_classes(self) -> None:
-        """Take a folder for a new run, which no other process then takes, and nothing that is there."""
+        """Take the folders that are written to: one process speaks for all of a run."""
         settings = self.config[self.subcommand]
-        if self.subcommand == "fit" and not settings.trainer.get("fast_dev_run") and runs.process_rank() == 0:
-            self._new_folder = runs.take_run_folder(settings)
+        ways = {"fit": folders.take_run_folder, "test": folders.take_test_folder, "validate": folders.require_writable}
+        if (
+            (take := ways.get(str(self.subcommand))) is not None
+            and not settings.trainer.get("fast_dev_run")
+            and runs.process_rank() == 0
+        ):
+            take(settings, self._held)
 
     def instantiate_classes(self) -> None:
         """Make the model, the data and the trainer; an argument that one of them refuses is the user's mistake."""
@@ -137,13 +141,19 @@ class CLI(LightningCLI):
             self.model.make_optimizer(max(0, settings.get("max_steps", 0)))
         self._choose_callbacks(self._get(self.config_init, "trainer"), self._parser(self.subcommand).callback_keys)
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except ARGUMENT_ERRORS as error:
             names = ("accelerator", "devices", "strategy", "precision")
             received = ", ".join(f"{name} {settings.get(name)}" for name in names)
             if str(error).startswith("trainer."):  # ours, which names the argument itself
                 raise
             raise UserError(f"trainer: {error} (got {received})") from error
+        if trainer.world_size == 1 and (variable := environment.rank_variable()) is not None:
+            raise UserError(
+                f"{variable.partition('=')[0]}: must not be set for a run of one process, got {variable} in the "
+                "environment; unset it, or set trainer.devices"
+            )
+        return trainer
 
     def _choose_callbacks(self, trainer: Namespace, keys: list[str]) -> None:
         """Those that the subcommand and the model have a use for: every callback costs time at each step."""
@@ -203,6 +213,8 @@ class CLI(LightningCLI):
                 raise
             advice = runs.how_to_go_on(self.trainer, subcommand)
             raise RuntimeError("; ".join(filter(None, [told, advice]))) from error
+        finally:
+            runs.end_the_others(self.trainer)
 
     def _run_study(self, subcommand: str) -> None:
         """Make the study of its settings, and let it look at the model."""

@@ -2,22 +2,21 @@
 
 import difflib
 import inspect
-import itertools
+import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from types import UnionType
 from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin
 
-import yaml
 from jsonargparse import Namespace
 from jsonargparse._typehints import ActionTypeHint
 from jsonargparse._util import import_object
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lvm_lightning.command.checkpoints import new_name, new_setting
+from lvm_lightning.command.environment import another_speaks
 from lvm_lightning.support import PROGRAM, UserError, debugging, one_line
 from lvm_lightning.support.argtypes import RULES
 
@@ -55,30 +54,9 @@ class Parser(LightningArgumentParser):
         if debugging() and ex is not None:
             raise ex
         command = parser.prog.replace(" [options]", "")
-        print(f"{PROGRAM}: error: {mistake}; '{command} --help' lists the arguments", file=sys.stderr)
+        if not another_speaks():
+            print(f"{PROGRAM}: error: {mistake}; '{command} --help' lists the arguments", file=sys.stderr)
         sys.exit(2)
-
-
-def require_groups(arguments: Sequence[str], groups: Sequence[str]) -> None:
-    """Refuse a config in which a group of settings is something else: jsonargparse would pass over it in silence.
-
-    Args:
-        arguments: the command's.
-        groups: names of the groups.
-
-    Raises:
-        UserError: naming the file and the group.
-    """
-    named = [value for name, value in itertools.pairwise(arguments) if name in ("--config", "-c")]
-    named += [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
-    for path in filter(Path.is_file, map(Path, named)):
-        try:
-            content = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError, OSError):
-            continue  # the parser tells it better
-        for group in groups if isinstance(content, dict) else ():
-            if not isinstance(content.get(group), dict | None):
-                raise UserError(f"{group}: must be settings by name in {path}, got {content[group]!r}")
 
 
 def require_classes(settings: object, key: str = "") -> None:
@@ -139,6 +117,8 @@ def _rule(hint: Any, value: Any) -> str:
     if not isinstance(value, str) and hasattr(value, "get"):
         value = value.get("class_path", value)
     rules, given = list(dict.fromkeys(_rules(hint))), str(value)
+    if given.isdecimal() and int(given) >= 2**63 and "a text" not in rules:
+        return f"must be below 2**63, got {given}"
     near = nearest(given, [*rules, *(_class_names() if any(rule.endswith(A_CLASS) for rule in rules) else ())])
     new = new_name(given)
     cure = near if new == given else f"; it is now {new}"
@@ -218,6 +198,9 @@ def what_happened(error: OSError | RuntimeError) -> str | None:
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
     lost = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "DistBackendError")
+    if "EADDRINUSE" in str(error):
+        port = os.environ.get("MASTER_PORT")
+        return f"MASTER_PORT: must be a free port, got {port}, where another process listens; set another, or none"
     if any(words in str(error) for words in lost):
         return "another process of this run has ended, or cannot be reached"
     return None

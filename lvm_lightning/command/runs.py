@@ -1,11 +1,8 @@
-"""Folders of runs: a new one for a new run, the same one for a run that goes on, and never one that is taken.
+"""What runs leave and how they go on: their checkpoints, and the configuration of a run in its folder."""
 
-Each has the configuration of its run, with which it goes on.
-"""
-
-import contextlib
-import itertools
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +10,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.rank_zero import _get_rank
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -24,6 +21,8 @@ from lvm_lightning.support import PROGRAM, UserError, free_bytes, replacing
 
 CHECKPOINTS, OTHER_FILES = 3, 20_000_000
 """Checkpoints that a run may have at a time, each with two moments of every weight; bytes of everything else."""
+SECONDS_TO_END = 5
+"""How long another process of a failed run has to end by itself."""
 
 
 def newest_checkpoint(settings: Namespace, name: str) -> Path:
@@ -50,56 +49,6 @@ def continue_run_folder(settings: Namespace, checkpoint: Path) -> None:
         logger.save_dir, logger.name, logger.version = str(run.parent.parent), run.parent.name, run.name
 
 
-def take_run_folder(settings: Namespace) -> Path | None:
-    """Make the folder of a new run and name it in the configuration, or None where one is continued.
-
-    Making a folder is something that only one of two processes succeeds in.
-
-    Raises:
-        UserError: if the folder cannot be made, or holds a run already.
-    """
-    logger = logger_arguments(settings)
-    if "version" not in logger:
-        root = Path(settings.trainer.get("default_root_dir") or ".")
-        if settings.ckpt_path is None and (root / "checkpoints").exists() and settings.trainer.get("logger") is False:
-            raise UserError(holds_a_run("trainer.default_root_dir", root))
-        return None
-    folder = Path(logger.get("save_dir") or ".") / (logger.get("name") or "")
-    if settings.ckpt_path is not None and (folder / str(logger.version)).is_dir():
-        return None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        version = next_version(folder) if logger.version is None else logger.version
-        logger.version = version if isinstance(version, str) else f"version_{version}"
-        if any((folder / logger.version).glob("*")):
-            raise UserError(holds_a_run("trainer.logger.version", folder / logger.version))
-        (folder / logger.version).mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"trainer.logger.save_dir: must be a folder that can be written to, got {folder} ({error.strerror}); "
-            "name another one"
-        ) from error
-    return folder / str(logger.version)
-
-
-def next_version(folder: Path) -> str:
-    """Make the next folder ``version_<n>``."""
-    numbers = [int(path.name[8:]) for path in folder.glob("version_*") if path.name[8:].isdigit()]
-    for number in itertools.count(max(numbers, default=-1) + 1):
-        with contextlib.suppress(FileExistsError):  # another process was faster
-            (folder / f"version_{number}").mkdir()
-            break
-    return f"version_{number}"
-
-
-def holds_a_run(argument: str, folder: Path) -> str:
-    """The line that refuses to write over a run."""
-    return (
-        f"{argument}: must not hold a run already, got {folder}; go on with it (--ckpt_path "
-        f"{folder / 'checkpoints' / LAST}), leave the argument out, or name another one"
-    )
-
-
 def require_room(folder: Path, weights: int) -> None:
     """Refuse to start where the disk has no room for the run's checkpoints.
 
@@ -116,13 +65,6 @@ def require_room(folder: Path, weights: int) -> None:
             f"{folder}: the disk has {free / 1e6:,.0f} MB left, a run needs about {need / 1e6:,.0f} MB; free some, or "
             "name another folder as --trainer.logger.save_dir"
         )
-
-
-def remove_if_empty(folder: Path) -> None:
-    """Remove a run's folder in which nothing was written, and the two above if they are empty then."""
-    with contextlib.suppress(OSError):
-        for path in (folder, *folder.parents[:2]):
-            path.rmdir()
 
 
 def logger_arguments(settings: Namespace) -> Namespace:
@@ -147,7 +89,12 @@ def how_to_go_on(trainer: Trainer, subcommand: str) -> str:
     last = Path(folder or ".") / LAST
     if folder is None or not last.exists():
         return "nothing had been saved yet"
-    where = f"--config {shlex.quote(str(run_of(last) / 'config.yaml'))} --ckpt_path {shlex.quote(str(last))}"
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    saved = [
+        callback.folder for callback in callbacks if isinstance(callback, SaveRunConfig) and hasattr(callback, "folder")
+    ]
+    config = next(iter(saved), run_of(last)) / "config.yaml"
+    where = f"--config {shlex.quote(str(config))} --ckpt_path {shlex.quote(str(last))}"
     if trainer.state.fn == TrainerFn.TESTING:
         return f"the training is done; go on with: {PROGRAM} test {where}"
     return f"saved after step {read_checkpoint(last)['global_step']:,}; go on with: {PROGRAM} fit {where}"
@@ -164,6 +111,21 @@ def started_by_lightning(trainer: Trainer) -> bool:
     return isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
 
 
+def end_the_others(trainer: Trainer) -> None:
+    """See to it that no process that Lightning started outlives the one that started it.
+
+    They end by themselves, unless they wait for one that has failed: where they wait, no signal is looked at. After a
+    run that has ended well they may still have something to write.
+    """
+    for process in getattr(trainer.strategy.launcher, "procs", []):
+        if isinstance(process, subprocess.Popen):
+            try:
+                process.wait(SECONDS_TO_END if sys.exception() else None)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
 class SaveRunConfig(SaveConfigCallback):
     """Save the resolved configuration beside a training run, and in its checkpoints what a resumed run must share.
 
@@ -173,7 +135,7 @@ class SaveRunConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save when training starts."""
-        self._folder = run_folder(trainer)
+        self.folder: Path = run_folder(trainer)
         plain = self.parser.dump(self.config, skip_none=False, skip_validation=True)
         self._settings = settings_of(yaml.safe_load(plain))
         if stage == "fit":
@@ -185,7 +147,7 @@ class SaveRunConfig(SaveConfigCallback):
         config["ckpt_path"] = None
         if "version" in (logger := logger_arguments(config)):
             logger.version = None
-        with replacing(self._folder / self.config_filename) as file:
+        with replacing(self.folder / self.config_filename) as file:
             file.write(self.parser.dump(config, skip_none=False).encode())
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -1,8 +1,11 @@
 """Lightning's Trainer with the ranges of its numbers, safe checkpoints, and this package's way to stop."""
 
+from datetime import timedelta
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.profilers import Profiler
 
@@ -22,6 +25,22 @@ def require_batches(name: str, value: int | float | None, least: int) -> None:
         raise ValueError(
             f"trainer.{name}: must be a whole number of batches, {least} or more, or a share of them from 0.0 to 1.0, "
             f"got {value}"
+        )
+
+
+def require_time(value: Any) -> None:
+    """Refuse a time that is no time.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    try:
+        told = "less than 0" if (Timer(value)._duration or 0) < 0 else ""
+    except (OverflowError, TypeError, MisconfigurationException) as error:
+        told = str(error)
+    if told:
+        raise ValueError(
+            f"trainer.max_time: must be DD:HH:MM:SS or parts of it by name, 0 or more, got {value} ({told})"
         )
 
 
@@ -54,6 +73,8 @@ class Trainer(pl.Trainer):
         accumulate_grad_batches: PositiveInt = 1,
         gradient_clip_val: PositiveFloat | None = None,
         gradient_clip_algorithm: Literal["norm", "value"] | None = None,
+        max_time: str | timedelta | dict[str, int] | None = None,
+        num_sanity_val_steps: OrUnlimited | None = None,
         profiler: Profiler | Literal["simple", "advanced", "pytorch"] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -61,6 +82,7 @@ class Trainer(pl.Trainer):
         for name, value in given.items():
             if name.startswith("limit_") or name in ("overfit_batches", "val_check_interval"):
                 require_batches(name, value, least=1 if name == "val_check_interval" else 0)
+        require_time(max_time)
         plugins = as_list(kwargs.get("plugins"))
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, SafeCheckpointIO()]

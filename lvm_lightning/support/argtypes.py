@@ -26,7 +26,10 @@ else:
         made = restricted_number_type(name, kind, rule, join=join)
 
         def plain(value: object) -> float:
-            return kind(made(value))
+            number = kind(made(value))
+            if kind is int and number >= 2**63:  # torch's whole numbers have 64 bits
+                raise ValueError(f"must be below 2**63, got {number}")
+            return number
 
         register_type(made, serializer=plain, deserializer=plain)
         RULES[made] = words
