@@ -5,19 +5,17 @@ import json
 import math
 import platform
 import shutil
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.aggregation import CatMetric
 
-from lvm_lightning.support.files import replacing, write_arrays
+from lvm_lightning.support.files import read_arrays, replacing, write_arrays
 
 Kind = Literal["exact", "lower bound", "upper bound", "stochastic estimate", "parameter"]
 LOG_P, NATS = "unit of log p(x)", "unit of a difference"
@@ -226,12 +224,12 @@ class FinishedBatches:
     def recall(self, name: str) -> list[Measured] | None:
         """What was measured of a batch, if an evaluation with the same key has finished it."""
         try:
-            with np.load(self.folder / f"{name}.npz", allow_pickle=False) as file:
-                if str(file["key"]) != self.key:
-                    return None
-                labels = json.loads(str(file["labels"]))
-                found = [Measured(values=torch.from_numpy(file[str(i)]), **label) for i, label in enumerate(labels)]
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            file = read_arrays(self.folder / f"{name}.npz")
+            if str(file["key"]) != self.key:
+                return None
+            labels = json.loads(str(file["labels"]))
+            found = [Measured(values=torch.from_numpy(file[str(i)]), **label) for i, label in enumerate(labels)]
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         self.recalled += 1
         return found
