@@ -84,7 +84,7 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse them, once the config files have the form that the parser takes for granted."""
         parsing.require_groups(sys.argv, ("trainer", "checkpoint", "pictures", "evaluation"))
-        self.config = parser.parse_args([self._word, *sys.argv[2:]] if self._word else [])
+        self.config = parser.parse_args([self._word, *parsing.classes_first(sys.argv[2:])] if self._word else [])
 
     def _parse_ckpt_path(self) -> None:
         """Find and check the checkpoint. Lightning would let its hyper-parameters replace the configuration's."""
