@@ -1,7 +1,7 @@
 """log p(x) by quadrature over a latent of one or two dimensions."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,7 @@ class GridQuadrature:
         self.points = len(z)
         even = (z / self.spacing).round().sum(-1) % 2 == 0  # every other point, as on a chessboard
         z, log_weight = (t.to(self.device, torch.float32).unsqueeze(1) for t in (z, log_weight))
+        self._z = [z[half].squeeze(1).split(CHUNK) for half in (even, ~even)]
         halves = [zip(z[half].split(CHUNK), log_weight[half].split(CHUNK), strict=True) for half in (even, ~even)]
         self._even, self._odd = ([(self.decode(points), weight) for points, weight in half] for half in halves)
 
@@ -62,6 +63,26 @@ class GridQuadrature:
         even, odd = self._log_sum(self._even, x), self._log_sum(self._odd, x)
         log_p = torch.logaddexp(even, odd)
         return log_p, (log_p - (even + math.log(2))).abs()
+
+    def posterior_mean(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """E[z|x], and how far the mean over one half of the points lies from it at most, ``(B, D) → (B, K)`` each.
+
+        A posterior that is narrower than the grid has its weight on a point of one half alone: there the other half's
+        mean is a point beside it, and the difference as large as the error can be.
+        """
+        halves = [self._mean(*half, x) for half in zip((self._even, self._odd), self._z, strict=True)]
+        log_sums, means = (torch.stack(parts) for parts in zip(*halves, strict=True))
+        mean = (log_sums.softmax(0).unsqueeze(-1) * means).sum(0)
+        return mean, (means - mean).abs().amax(0)
+
+    def _mean(self, chunks: list[tuple[Tensor, Tensor]], points: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+        """log Σ_m w_m, ``(B,)``, and Σ_m w_m z_m / Σ_m w_m, ``(B, K)``, w_m = exp(log weight + log p(x|z_m))."""
+        total, mean = x.new_full((len(x),), -torch.inf), x.new_zeros(len(x), self.dim)
+        for (parameters, log_weight), z in zip(chunks, points, strict=True):
+            log_w = self.log_lik(parameters, x) + log_weight
+            total, here = torch.logaddexp(total, log_w.logsumexp(0)), log_w.softmax(0).mT @ z
+            mean = mean + (here - mean) * (log_w.logsumexp(0) - total).exp().unsqueeze(-1)
+        return total, mean
 
     def _log_sum(self, chunks: list[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
         """log Σ_m exp(log weight + log p(x|z_m)) over the points of some chunks, ``(B,)``."""
@@ -118,6 +139,14 @@ def quadrature_of(model: LatentVariableModel, spacing: float, device: torch.devi
     if model.prior.dim == 1:
         return AdaptiveQuadrature(model.decode, model.likelihood.log_prob, device)
     return GridQuadrature(model.decode, model.likelihood.log_prob, model.prior.dim, spacing=spacing, device=device)
+
+
+def posterior_grid(model: LatentVariableModel, spacing: float, device: torch.device) -> GridQuadrature:
+    """What integrates z p(z|x) over z: for K = 2 the grid of log p(x), for K = 1 a longer one, 50 times as fine."""
+    parts, radius = (50, AdaptiveQuadrature.LIMIT) if model.prior.dim == 1 else (1, GridQuadrature.radius)
+    return GridQuadrature(
+        model.decode, model.likelihood.log_prob, model.prior.dim, spacing / parts, radius, device=device
+    )
 
 
 class Exact(Evaluator):
