@@ -172,5 +172,5 @@ class Exact(Evaluator):
         x = given.batch.x
         self._quadrature = self._quadrature or quadrature_of(given.model, self.spacing, x.device)
         value, error = self._quadrature.measure(x)
-        yield Measured(EXACT, value, "exact", self._quadrature.points)
-        yield Measured("error of the quadrature", error, "stochastic estimate", self._quadrature.points, NATS)
+        yield Measured(EXACT, value, "exact", 0)
+        yield Measured("error of the quadrature", error, "stochastic estimate", 0, NATS)
