@@ -138,6 +138,7 @@ def test_validate_and_predict_use_the_checkpoint(after_fit: Run, capsys: pytest.
     assert {name: predictions[name].shape for name in predictions} == {
         "bound": (10_000,),
         "z_mean": (10_000, 2),
+        "z_mean_error": (10_000, 2),
         "label": (10_000,),
     }
     assert "10,000 images written" in capsys.readouterr().out

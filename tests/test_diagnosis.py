@@ -14,6 +14,7 @@ from torch import nn
 from lvm_lightning.densities import DiagonalGaussian
 from lvm_lightning.evaluation import Quantity
 from lvm_lightning.evaluation.diagnostics import log_aggregate, mutual_information, signal_to_noise
+from lvm_lightning.evaluation.per_example import write_per_example
 from lvm_lightning.evaluation.report import Provenance, write_report
 from lvm_lightning.studies import Compare
 from lvm_lightning.support.errors import UserError
@@ -76,7 +77,7 @@ def written_run(folder: Path, values: torch.Tensor, keep: bool = True, **data: A
     about = {"source": "MNIST", "digest": "a", "eval_batch_size": 10} | data
     write_report(folder / "evaluation.json", [quantity], Provenance(0, about, "", "", "cpu", {}))
     if keep:
-        np.savez(folder / "evaluation_per_example.npz", ELBO=values.numpy())
+        write_per_example(folder, {"ELBO": values})
     return folder
 
 

@@ -313,7 +313,7 @@ def test_the_test_reports_closed_forms_and_bounds_that_rise_to_log_p(tmp_path: P
         assert higher.value > lower.value - 3 * lower.stderr
     for q in bounds:
         assert q.value < named["log p(x)"].value + 3 * q.stderr
-    assert {q.unit for q in bounds} == {"nats"}
+    assert {q.unit for q in bounds} == {"nats (density on the scale of the data)"}
 
 
 @pytest.mark.parametrize("factor", [1.0, 4.0])

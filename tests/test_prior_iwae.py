@@ -217,20 +217,36 @@ def test_validation_bound_is_the_mean_over_all_images_with_the_same_points_each_
     assert first["val/bound_stderr"] == pytest.approx(float(torch.cat(values).std() / 10))
 
 
-def test_predictions_are_bounds_and_posterior_means(tmp_path: Path) -> None:
-    model, data = small_model(inner_samples=512), SmallImages()
-    trainer = small_trainer(tmp_path)
-    predicted = trainer.predict(model, data)
+@pytest.mark.parametrize(("latent_dim", "points"), [(1, 4001), (2, 201), (3, 61)])
+def test_predictions_are_bounds_and_posterior_means_with_their_errors(
+    latent_dim: int, points: int, tmp_path: Path
+) -> None:
+    model, data = small_model(latent_dim=latent_dim, inner_samples=4), SmallImages(eval_batch_size=60)
+    predicted = small_trainer(tmp_path).predict(model, data)
     assert predicted is not None
-    (output,) = predicted
-    assert isinstance(output, dict)
-    grid = torch.cartesian_prod(*[torch.linspace(-5, 5, 201)] * 2)
+    output = {name: torch.cat([dict(batch)[name] for batch in predicted]) for name in dict(predicted[0])}
+    grid = torch.cartesian_prod(*[torch.linspace(-5, 5, points)] * latent_dim).view(-1, latent_dim)
     with torch.no_grad():
         log_lik, log_prior = model.model.log_joint(data.splits["test"].images.float(), grid.unsqueeze(1))
     exact = (log_lik + log_prior).softmax(0).T @ grid
-    assert output["z_mean"].shape == (103, 2)
-    assert (output["z_mean"] - exact).abs().mean() < 0.1
+    off, error = (output["z_mean"] - exact).abs(), output["z_mean_error"]
+    assert off.shape == error.shape == (103, latent_dim)
+    if latent_dim == 3:  # standard errors of 5,000 samples
+        assert 0.8 < float((off / error).square().mean().sqrt()) < 1.25
+        assert float(error.max()) < 0.05
+    else:
+        assert float((off - error).max()) < 1e-3
+        assert float(error.max()) < 1e-3
     assert output["bound"].shape == output["label"].shape == (103,)
+
+
+def test_a_posterior_between_the_points_of_the_grid_has_an_error_that_says_so() -> None:
+    """p(z|x) ∝ N(z; m, 1/1,000²): its mean is m up to 1e-6, and the grid's spacing is 50 times its width."""
+    centre = 2 * torch.rand(50, 2)
+    grid = GridQuadrature(lambda z: z, lambda z, x: -0.5 * (1000 * (z - x)).square().sum(-1), 2)
+    mean, error = grid.posterior_mean(centre)
+    assert float((mean - centre).norm(dim=1).mean()) > 0.01
+    assert float(((mean - centre).norm(dim=1) <= error.norm(dim=1)).float().mean()) > 0.95
 
 
 def test_evaluation_is_in_float32_whatever_trains(tmp_path: Path) -> None:

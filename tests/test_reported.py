@@ -97,9 +97,11 @@ def test_probabilities_are_in_nats_per_image(tmp_path: Path) -> None:
 
 def test_observations_are_in_nats(tmp_path: Path) -> None:
     module, data = MODULES["ExponentialPosterior"]()
-    assert module.units == {LOG_P: "nats", NATS: "nats"}
     small_trainer(tmp_path).test(module, data, verbose=False)
-    assert {q.unit for q in module.evaluation} == {"nats", "1/unit of x"}
+    density = "nats (density on the scale of the data)"
+    assert module.units == {LOG_P: density, NATS: "nats"}
+    assert {q.unit for q in module.evaluation} == {density, "nats", "1/unit of x"}
+    assert {q.unit for q in module.evaluation if q.name.startswith(("ELBO", "log p(x)", "import"))} == {density}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -16,7 +16,14 @@ from torch import nn
 
 from lvm_lightning.callbacks import BoundProgressBar
 from lvm_lightning.evaluation import Measured, Quantity, table
-from lvm_lightning.evaluation.report import FinishedBatches, Provenance, digest_of_weights, versions, write_report
+from lvm_lightning.evaluation.report import (
+    FinishedBatches,
+    Provenance,
+    digest_of_weights,
+    versions,
+    with_error,
+    write_report,
+)
 from lvm_lightning.figures.curves import training_curve
 from lvm_lightning.figures.pictures import (
     darkness,
@@ -205,11 +212,16 @@ def test_a_table_has_a_line_for_each_quantity() -> None:
 
 
 def test_decimals_follow_the_standard_error() -> None:
-    for spread, expected in [(1.0, "3.00 ± 0.91"), (1e-2, "3.0000 ± 0.0091"), (1e-9, "3.000000 ± 0.000000")]:
+    for spread, expected in [(1.0, "3.00 ± 0.91"), (1e-2, "3.0000 ± 0.0091"), (1e-9, "3 ± 9.1e-10")]:
         values = 3 + spread * (VALUES.double() - 3)
         assert expected in table([quantity(values)])
     exact = Quantity("log p(x)", -7.88061, 0.0, "nats", "exact", "test", 0, 1)
-    assert "-7.8806 ± 0.0000" in table([exact])
+    assert " -7.88061  " in table([exact])
+    assert "±" not in table([exact]).splitlines()[-1]
+    assert with_error(1.5e130, 0.0) == "1.5e+130"
+    assert with_error(2.0, math.nan) == with_error(2, 0) == "2"
+    assert with_error(-1e40, 1e38) == "-1e+40 ± 1.0e+38"
+    assert quantity(torch.full((5,), -7.880609)).stderr == 0  # not their rounding
 
 
 def provenance(**changes: Any) -> Provenance:

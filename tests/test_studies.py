@@ -125,5 +125,5 @@ def test_an_old_checkpoint_is_one_of_today() -> None:
     assert settings["test_samples"] == 5000
     renyi = migrate(old | {"hyper_parameters": {**family, "alpha": 0.5}})["hyper_parameters"]["bound"]
     assert renyi == {"class_path": "lvm_lightning.objectives.Renyi", "init_args": {"alpha": 0.5}}
-    own = {"_class_path": "my_module.Mine"}
+    own = {"_class_path": "my_module.Mine", "alpha": 0.5, "test_samples": 3, "test_widen": 2.0, "quadrature_spacing": 1}
     assert migrate(old | {"hyper_parameters": own})["hyper_parameters"] == own

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from lvm_lightning.evaluation import EvaluationSettings, Evaluator, table
+from lvm_lightning.evaluation.per_example import PER_EXAMPLE, REPORT, write_per_example
 from lvm_lightning.evaluation.report import FinishedBatches, write_report
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.modules.provenance import provenance
@@ -47,7 +48,8 @@ class EvaluationReport(Callback):
         spacing: distance of the grid points of the quadrature where K = 2. A sharper posterior needs a finer grid; the
             grid's error stands beside the value.
         evaluators: further evaluators, your own for example: their quantities appear in the table too.
-        save_per_example: whether each image's values are written to ``evaluation_per_example.npz``, for ``compare``.
+        save_per_example: whether each image's values are written to ``evaluation_per_example.npz``, for ``compare``; a
+            test without it removes those of an earlier one.
     """
 
     def __init__(
@@ -79,11 +81,12 @@ class EvaluationReport(Callback):
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
             return
-        written = [folder / "evaluation.json"]
+        written = [folder / REPORT]
         write_report(written[0], module.evaluation, self._provenance)
         if self.save_per_example:
-            written.append(folder / "evaluation_per_example.npz")
-            write_arrays(written[1], {name: values.cpu().numpy() for name, values in module.per_example.items()})
+            written.append(write_per_example(folder, module.per_example))
+        else:
+            (folder / PER_EXAMPLE).unlink(missing_ok=True)  # an earlier test's
         if finished is not None:
             if finished.recalled:
                 print(f"\n{finished.recalled} batches were taken over from a test that did not end")

@@ -18,8 +18,6 @@ from lvm_lightning.support import PROGRAM, UserError, replacing
 
 TRAINING_ONLY = ("optimizer", "lr_scheduler")
 """Model arguments that may differ between a checkpoint and the configuration that evaluates it."""
-EVALUATION_ONLY = ("test_samples", "test_widen", "quadrature_spacing")
-"""Model arguments that have no part in training, and may always differ."""
 
 SEAL, END = b"lvm-lightning sha256 ", b"PK\5\6"
 """Before a checkpoint's digest; at the beginning of the last record of a zip file, which is 22 bytes and a comment."""
@@ -128,7 +126,7 @@ def require_same_model(path: Path, checkpoint: dict[str, Any], model: dict[str, 
     configured = {"class_path": model["class_path"], **model.get("init_args", {}), **model.get("dict_kwargs", {})}
     saved["class_path"] = saved.pop("_class_path", None)
     saved.pop("_instantiator", None)
-    ignored = EVALUATION_ONLY if subcommand == "fit" else EVALUATION_ONLY + TRAINING_ONLY
+    ignored = () if subcommand == "fit" else TRAINING_ONLY
     for name in sorted(configured.keys() | saved.keys(), key=lambda name: name != "class_path"):
         if name not in ignored and _said(configured.get(name)) != _said(saved.get(name)):
             raise UserError(
@@ -208,11 +206,15 @@ def new_setting(key: str) -> str | None:
 
 
 def migrate(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint under today's names: its class paths, its settings and its weights. One of today stays as it is."""
+    """A checkpoint under today's names: its class paths, its settings and its weights. One of today stays as it is.
+
+    Settings are renamed in this package's modules alone: in a user's own, ``alpha`` is what he says it is.
+    """
     settings = _renamed(checkpoint.get("hyper_parameters", {}))
-    if str(settings.get("_class_path")).startswith("lvm_lightning.modules.") and "bound" not in settings:
-        settings["bound"] = _bound(settings.pop("alpha", 0.0))
-    settings = {name: value for name, value in settings.items() if f"model.{name}" not in NEW_SETTINGS}
+    if str(settings.get("_class_path")).startswith("lvm_lightning.modules."):
+        if "bound" not in settings:
+            settings["bound"] = _bound(settings.get("alpha", 0.0))
+        settings = {name: value for name, value in settings.items() if f"model.{name}" not in NEW_SETTINGS}
     weights = checkpoint["state_dict"]
     renamed = {f"model.{name}" if name.startswith(WEIGHTS) else name: value for name, value in weights.items()}
     found = checkpoint | {"hyper_parameters": settings, "state_dict": renamed}

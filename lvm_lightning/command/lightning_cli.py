@@ -81,7 +81,7 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse them, once the config files have the form that the parser takes for granted."""
         config_files.require_configs(sys.argv, ("trainer", "checkpoint", "pictures", "evaluation"))
-        self.config = parser.parse_args([self._word, *sys.argv[2:]] if self._word else [])
+        self.config = parser.parse_args([self._word, *parsing.classes_first(sys.argv[2:])] if self._word else [])
         parsing.require_classes(self.config.get(self._word))
         paths.expand_paths(self.config)
         paths.require_inside(self.config[self.config.subcommand])

@@ -2,17 +2,17 @@
 
 import difflib
 import inspect
+import itertools
 import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import UnionType
 from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin
 
-from jsonargparse import Namespace
-from jsonargparse._typehints import ActionTypeHint
-from jsonargparse._util import import_object
+from jsonargparse import Namespace, _typehints
+from jsonargparse._typehints import ActionTypeHint, import_object
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lvm_lightning.command.checkpoints import new_name, new_setting
@@ -40,10 +40,22 @@ class Parser(LightningArgumentParser):
     """A parser whose errors are one line with the nearest known name, and exit with status 2.
 
     A key must be written out: an abbreviation would change its meaning with the next argument that begins like it.
+
+    Where another class takes the place of the one that a config or an earlier argument named, it starts from its own
+    defaults: what was given before was the other class's, even where both have an argument of that name.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """As jsonargparse does, save for what a class takes over from the one before: nothing."""
+        kept = _typehints.discard_init_args_on_class_path_change
+        _typehints.discard_init_args_on_class_path_change = _forget_arguments
+        try:
+            return super().parse_args(*args, **kwargs)
+        finally:
+            _typehints.discard_init_args_on_class_path_change = kept
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Report the mistake and exit; with ``LVM_DEBUG=1``, with its traceback."""
@@ -57,6 +69,35 @@ class Parser(LightningArgumentParser):
         if not another_speaks():
             print(f"{PROGRAM}: error: {mistake}; '{command} --help' lists the arguments", file=sys.stderr)
         sys.exit(2)
+
+
+def _forget_arguments(_: object, before: Any, now: Any) -> None:
+    """Forget the arguments of the class that was there before, if it is another one.
+
+    jsonargparse forgets those alone that the new class would refuse: so ``scale: exp``, a default of one class, stayed
+    in the place of another's ``softplus``.
+    """
+    if before and before.get("init_args") and _class_at(before["class_path"]) is not _class_at(now["class_path"]):
+        before["init_args"] = Namespace()
+
+
+def _class_at(path: str) -> Any:
+    """The class, which may have several import paths; a path that leads nowhere is told where it is used."""
+    try:
+        return import_object(path)
+    except (ImportError, AttributeError, ValueError):
+        return path
+
+
+def classes_first(arguments: Sequence[str]) -> list[str]:
+    """The same arguments with ``--data X`` before every ``--data.name``, which is X's wherever it stands."""
+    starts = [i for i, word in enumerate(arguments) if word.startswith("--")]
+    found = [[*arguments[: starts[0] if starts else None]]]
+    for here, end in itertools.pairwise([*starts, len(arguments)]):
+        below = arguments[here].partition("=")[0] + "."
+        place = next((i for i, option in enumerate(found) if option and option[0].startswith(below)), len(found))
+        found.insert(place, [*arguments[here:end]])
+    return list(itertools.chain.from_iterable(found))
 
 
 def require_classes(settings: object, key: str = "") -> None:

@@ -21,6 +21,10 @@ def float32_or_better(tensor: Tensor, like: Tensor | None = None) -> Tensor:
     return tensor.to(torch.promote_types((tensor if like is None else like).dtype, torch.float32))
 
 
+CUT = 1e-6
+"""Means of a Bernoulli are cut here and at 1 − 1e-6, where a logit is asked for."""
+
+
 class Likelihood(nn.Module, ABC):
     """Abstract p(x|z) with independent pixels.
 
@@ -117,7 +121,7 @@ class Bernoulli(NaturalLikelihood):
 
     def parameters_of_mean(self, mean: Tensor) -> Tensor:
         """The logit, cut at the means 1e-6 and 1 − 1e-6."""
-        return torch.logit(mean, eps=1e-6)
+        return torch.logit(mean, eps=CUT)
 
 
 class _NaturalLogProb(torch.autograd.Function):

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.special import erfcx, log_ndtr
 
 from lvm_lightning.densities import Exponential, ExponentialPrior, Gaussian
-from lvm_lightning.evaluation import NATS, Evaluator, Given, Kind, Measured
+from lvm_lightning.evaluation import LOG_P, NATS, Evaluator, Given, Kind, Measured
 from lvm_lightning.model import LatentVariableModel
 
 CONTINUED_FRACTION_DEPTH = 400
@@ -190,8 +190,8 @@ class ClosedForms(Evaluator):
         yield _number("θ*, the ELBO's maximum", best_rate(p), "1/unit of x")
         yield _number("ELBO(θ)", elbo(p, theta))
         yield _number("log p(x)", log_marginal(p))
-        yield _number("KL(q_θ(z) ‖ p(z|x)) = log p(x) − ELBO(θ)", kl(p, theta))
+        yield _number("KL(q_θ(z) ‖ p(z|x)) = log p(x) − ELBO(θ)", kl(p, theta), NATS)
 
 
-def _number(name: str, value: float | Tensor, unit: str = NATS, kind: Kind = "exact") -> Measured:
+def _number(name: str, value: float | Tensor, unit: str = LOG_P, kind: Kind = "exact") -> Measured:
     return Measured(name, torch.tensor([float(value)], dtype=torch.float64), kind, 0, unit, constant=True)

@@ -187,8 +187,27 @@ class FittedImportance(ImportanceWeighted):
 
     def measure(self, given: Given) -> Iterator[Measured]:
         """The bound, and how far its weights can be believed."""
+        yield from self.bound(given.terms(self.samples, self.proposals(given)).log_w)
+
+    def proposals(self, given: Given) -> Mixture:
+        """q(z|x) of the examples; the pilot points are decoded once, for all batches."""
         model, x = given.model, given.batch.x
         if self._fitted is None:
             pilots = prior_points(model.prior, "sobol", self.PILOTS, 1, self._pilots).squeeze(1).to(x)
             self._fitted = FittedProposals(model.decode, model.likelihood, pilots)
-        yield from self.bound(given.terms(self.samples, self._fitted(x)).log_w)
+        return self._fitted(x)
+
+    def posterior_mean(self, given: Given) -> tuple[Tensor, Tensor]:
+        """E[z|x] by self-normalised importance sampling, and its standard error, ``(B, K)`` each.
+
+            m = Σ_s v_s z_s,   error² = Σ_s v_s² (z_s − m)²,   v_s = w_s / Σ_s w_s
+
+        Reference:
+            Owen, Monte Carlo theory, methods and examples, 2013, eq. 9.9.
+        """
+        model, x = given.model, given.batch.x
+        drawn = list(self.proposals(given).draws(self.samples, given.batch.rows, given.generator, model.at_a_time))
+        log_w = torch.cat([sum(model.log_joint(x, part.z), -part.log_q) for part in drawn])
+        z, v = torch.cat([part.z for part in drawn]).double(), log_w.double().softmax(0).unsqueeze(-1)
+        mean = (v * z).sum(0)
+        return mean.to(x), (v * (z - mean)).square().sum(0).sqrt().to(x)

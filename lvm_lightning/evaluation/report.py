@@ -5,19 +5,17 @@ import json
 import math
 import platform
 import shutil
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.aggregation import CatMetric
 
-from lvm_lightning.support.files import replacing, write_arrays
+from lvm_lightning.support.files import read_arrays, replacing, write_arrays
 
 Kind = Literal["exact", "lower bound", "upper bound", "stochastic estimate", "parameter"]
 LOG_P, NATS = "unit of log p(x)", "unit of a difference"
@@ -33,12 +31,12 @@ class Quantity:
         name: what it is, as it is printed.
         value: mean over the images.
         stderr: standard error of that mean over the images, s/√n with the n − 1 form of s; where there is one data set,
-            over independent repeats of the estimate; 0 for what no sampling has gone into.
+            over independent repeats of the estimate; 0 where no sampling has gone in, NaN where it is not known.
         unit: unit of value and stderr.
         kind: how the value stands to what it names: ``exact`` (up to quadrature error), a ``lower bound`` on
             log p(x) in expectation, an ``upper bound``, a ``stochastic estimate``, or a ``parameter`` of the model.
         split: the images it is about.
-        samples: latent points an image.
+        samples: latent points drawn for an image; 0 for what is computed without draws.
         images: number n of images.
     """
 
@@ -64,7 +62,8 @@ class Quantity:
         bad = int((~values.isfinite()).sum())
         if n == 0 or bad:
             raise ValueError(f"{name}: needs finite values of at least one image, got {n} of which {bad} not finite")
-        stderr = float(values.std() / math.sqrt(n)) if n > 1 else math.nan
+        varied = values.max() > values.min()  # the mean of equal numbers is off by its rounding alone
+        stderr = float(values.std() / math.sqrt(n) * varied) if n > 1 else math.nan
         return cls(name, float(values.mean()), stderr, unit, kind, split, samples, n)
 
 
@@ -147,9 +146,13 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 def with_error(value: float, stderr: float, sign: str = "") -> str:
     """``value ± standard error``; a sign of ``+`` shows that of a positive value too.
 
-    As many decimals as show two digits of the standard error, from two to six; four for what has none.
+    As many decimals as show two digits of the error, from two to six. What has none, or none that is known, has no ±.
     """
-    digits = min(6, max(2, 1 - math.floor(math.log10(stderr)))) if stderr > 0 else 4
+    if not stderr > 0:
+        return f"{value:{sign}.6g}"
+    if stderr < 1e-6 or max(abs(value), stderr) > 1e9:  # rows of zeros, or of digits that mean nothing
+        return f"{value:{sign}.10g} ± {stderr:.1e}"
+    digits = min(6, max(2, 1 - math.floor(math.log10(stderr))))
     return f"{value:{sign}.{digits}f} ± {stderr:.{digits}f}"
 
 
@@ -226,12 +229,12 @@ class FinishedBatches:
     def recall(self, name: str) -> list[Measured] | None:
         """What was measured of a batch, if an evaluation with the same key has finished it."""
         try:
-            with np.load(self.folder / f"{name}.npz", allow_pickle=False) as file:
-                if str(file["key"]) != self.key:
-                    return None
-                labels = json.loads(str(file["labels"]))
-                found = [Measured(values=torch.from_numpy(file[str(i)]), **label) for i, label in enumerate(labels)]
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            file = read_arrays(self.folder / f"{name}.npz")
+            if str(file["key"]) != self.key:
+                return None
+            labels = json.loads(str(file["labels"]))
+            found = [Measured(values=torch.from_numpy(file[str(i)]), **label) for i, label in enumerate(labels)]
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         self.recalled += 1
         return found

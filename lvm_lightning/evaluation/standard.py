@@ -7,6 +7,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from lvm_lightning.densities import Bernoulli
+from lvm_lightning.densities.likelihoods import CUT
 from lvm_lightning.evaluation import NATS, Evaluator, Given, Measured
 from lvm_lightning.evaluation.diagnostics import HEAVY, TAIL, active_units, effective_sample_size, pareto_shape
 from lvm_lightning.objectives import Objective, elbo, iw_elbo
@@ -137,16 +139,31 @@ class WithoutLatent(Evaluator):
         pixel_mean: ``(D,)``.
     """
 
-    rows = None
+    rows, UNSEEN = None, "pixels with a value that no training image has"
 
     def __init__(self, pixel_mean: Tensor) -> None:
         self.pixel_mean = pixel_mean
 
     def measure(self, given: Given) -> Iterator[Measured]:
-        """One measurement."""
-        x, likelihood = given.batch.x, given.model.likelihood
+        """One measurement, and the number of pixels of each image whose value no training image has, ``(B, 1)``."""
+        x, likelihood, mean = given.batch.x, given.model.likelihood, self.pixel_mean.to(given.batch.x)
         parameters = likelihood.parameters_of_mean(self.pixel_mean).unsqueeze(0).to(x)
         yield Measured(f"image-independent {type(likelihood).__name__}", likelihood.log_prob(parameters, x), "exact", 0)
+        if isinstance(likelihood, Bernoulli):
+            unseen = ((mean == 0) & (x > 0)) | ((mean == 1) & (x < 1))
+            yield Measured(self.UNSEEN, unseen.sum(-1, keepdim=True), "exact", 0, "pixels")
+
+    def notes(self, found: Mapping[str, Measured]) -> list[str]:
+        """A line where a mean of 0 or 1 would give a test image the probability 0."""
+        pixels = found[self.UNSEEN].values if self.UNSEEN in found else torch.zeros(1)
+        if not bool(pixels.any()):
+            return []
+        return [
+            f"{int(pixels.bool().sum()):,} of the {len(pixels):,} images have a pixel on that is never on in training, "
+            "or off that always is: the image-independent Bernoulli's value for them is finite only because it cuts "
+            f"pixel means at {CUT:g} and 1 − {CUT:g}; each of these {int(pixels.sum()):,} pixels costs "
+            f"{-math.log(CUT):.1f} nats"
+        ]
 
 
 class Gap(Evaluator):

@@ -78,9 +78,8 @@ class LatentVariableModule(pl.LightningModule, ABC):
     @property
     def units(self) -> dict[str, str]:
         """Units of log p(x), and of differences: nats for each image or data set, and of a density the scale of x."""
-        if self.data.shape is None:
-            return {NATS: "nats", LOG_P: "nats"}
-        nats, known = "nats per image", math.isfinite(self.data.support.high)
+        nats = "nats" if self.data.shape is None else "nats per image"
+        known = math.isfinite(self.data.support.high)
         scale = "[{:g}, {:g}]".format(*self.data.scale) if known else "the scale of the data"
         return {NATS: nats, LOG_P: f"{nats} (density on {scale})" if self.model.likelihood.density else nats}
 

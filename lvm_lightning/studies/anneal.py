@@ -11,7 +11,7 @@ from lvm_lightning.evaluation import NATS, Quantity, annealing
 from lvm_lightning.evaluation.rise import bounds_of, powers
 from lvm_lightning.model import LatentVariableModel
 from lvm_lightning.modules.base import LatentVariableModule
-from lvm_lightning.studies.base import Study, Subject
+from lvm_lightning.studies.base import SIMULATED, Study, Subject
 from lvm_lightning.support import PositiveInt, Rows, UserError
 
 TOGETHER = 250
@@ -87,7 +87,7 @@ class Anneal(Study):
             x, z = subject.model.simulate(part, g)
             found.append(self.bounds(subject.module, x, g, z))
         low, high = (torch.cat(bounds) for bounds in zip(*found, strict=True))
-        C, made = self.chains, "simulated"
+        C, made = self.chains, SIMULATED
         return [
             subject.quantity("simulated data: annealed forwards", low, "lower bound", C, made),
             subject.quantity("simulated data: annealed backwards", high, "upper bound", C, made),

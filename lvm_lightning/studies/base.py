@@ -17,6 +17,9 @@ from lvm_lightning.model import LatentVariableModel
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.support import Purpose, generator_for
 
+SIMULATED = "simulated"
+"""The split of what the model made itself."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -63,8 +66,9 @@ class Subject:
     def quantity(
         self, name: str, values: Tensor, kind: Kind, samples: int, split: str = "test", unit: str = LOG_P
     ) -> Quantity:
-        """The mean of values ``(B,)`` with its standard error."""
-        return Measured(name, values, kind, samples, unit).quantity(split, self.module.units)
+        """The mean of values ``(B,)`` with its standard error, over repeats where a split holds one data set."""
+        images = None if split == SIMULATED else self.module.IMAGES
+        return Measured(name, values, kind, samples, unit).quantity(split, self.module.units, images)
 
     def write(self, name: str, quantities: Sequence[Quantity]) -> str:
         """Write the quantities as JSON to a file of the folder; returns their table and the path, to be printed."""

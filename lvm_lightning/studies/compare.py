@@ -2,17 +2,32 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
+from lvm_lightning.evaluation.per_example import PER_EXAMPLE, REPORT, read_per_example
 from lvm_lightning.evaluation.report import aligned, with_error
 from lvm_lightning.studies.base import FreeStudy
 from lvm_lightning.support import UserError
 
 ABOUT = ("source", "binarisation", "seed", "threshold", "dequantise", "pixel_range", "digest")
 """What must agree between runs for their numbers to be about the same images."""
+AGAIN = "test again with --evaluation.save_per_example true"
+
+
+class Found(NamedTuple):
+    """Value and standard error of a quantity, and the number of images that it is about."""
+
+    value: float
+    stderr: float
+    images: int
+
+    @classmethod
+    def of(cls, quantity: Mapping[str, Any]) -> "Found":
+        """That of one quantity of a report, which has null for what is no number."""
+        stderr = quantity["stderr"]
+        return cls(float(quantity["value"]), math.nan if stderr is None else float(stderr), int(quantity["images"]))
 
 
 class Run:
@@ -21,32 +36,35 @@ class Run:
     Args:
         path: the run's folder.
 
+    Attributes:
+        quantities: what the test found, by name.
+        data: what the data say of themselves.
+        per_example: each image's values, by name; None where the test has not kept them.
+        note: why kept values are not taken, if they are not.
+
     Raises:
-        UserError: if there is no readable ``evaluation.json`` in it.
+        UserError: if there is no readable ``evaluation.json`` in it, or a file is damaged.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        file = path / "evaluation.json"
+        self.path, self.note, self.per_example = path, "", None
+        file = path / REPORT
         try:
             content = json.loads(file.read_text())
-            self.quantities: dict[str, dict[str, Any]] = {
-                q["name"]: q | {"stderr": math.nan if q["stderr"] is None else q["stderr"]}
-                for q in content["quantities"]
-            }
-            self.data: dict[str, Any] = content["provenance"]["data"]
+            self.quantities = {str(q["name"]): Found.of(q) for q in content["quantities"]}
+            self.data = dict[str, Any](content["provenance"]["data"])
         except FileNotFoundError:
             raise UserError(f"RUN: no evaluation in {path}; run 'lvm-lightning test' on it first") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"RUN: {file} is not a readable evaluation ({type(error).__name__})") from error
-
-    def per_example(self, name: str) -> "np.ndarray[Any, np.dtype[np.float64]] | None":
-        """Each image's value of a quantity, where ``test`` has kept them."""
-        file = self.path / "evaluation_per_example.npz"
-        if not file.is_file():
-            return None
-        with np.load(file, allow_pickle=False) as arrays:
-            return np.asarray(arrays[name], dtype=np.float64) if name in arrays else None
+            raise UserError(f"RUN: {file} is not a readable evaluation ({type(error).__name__}); test again") from error
+        try:
+            self.per_example = read_per_example(path, content)
+            if self.per_example is None:
+                self.note = f"note: {path / PER_EXAMPLE} is not of the test in {file}; {AGAIN}"
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            raise UserError(f"RUN: {path / PER_EXAMPLE} is not readable ({error}); {AGAIN}, or remove it") from error
 
 
 class Compare(FreeStudy):
@@ -68,18 +86,20 @@ class Compare(FreeStudy):
 
         Raises:
             UserError: if there are fewer than two runs, one has no evaluation, one does not say what its data are, or
-                they are about different data.
+                they are about different data or different numbers of images.
         """
         if len(self.folders) < 2:
             raise UserError(f"RUN: must be at least two run folders, got {len(self.folders)}")
         runs = [Run(folder) for folder in self.folders]
         for run in runs:
             require_same_data(runs[0], run)
-        rows = [["quantity", *(str(run.path) for run in runs), *(f"{run.path} − {runs[0].path}" for run in runs[1:])]]
+        differences = [f"{run.path} − {runs[0].path}" for run in runs[1:]]
+        rows = [["quantity", *(str(run.path) for run in runs), *differences, "images"]]
         for name in dict.fromkeys(name for run in runs for name in run.quantities):
-            differences = [_difference(runs[0], run, name) for run in runs[1:]]
-            rows.append([name, *(_cell(run, name) for run in runs), *differences])
-        return aligned(rows)
+            images = next(run.quantities[name].images for run in runs if name in run.quantities)
+            cells = [*(_cell(run, name) for run in runs), *(_difference(runs[0], run, name) for run in runs[1:])]
+            rows.append([name, *cells, f"{images:,}"])
+        return "\n".join([aligned(rows), *(f"\n{run.note}" for run in runs if run.note)])
 
 
 def require_same_data(first: Run, other: Run) -> None:
@@ -97,20 +117,26 @@ def require_same_data(first: Run, other: Run) -> None:
     if key is not None:
         one, two = (f"{key} {run.data.get(key)!r} in {run.path}" for run in (first, other))
         raise UserError(f"RUN: the runs must be about the same data, got {one} and {two}; test both on one data set")
+    for name in first.quantities.keys() & other.quantities.keys():
+        counts = [run.quantities[name].images for run in (first, other)]
+        if counts[0] != counts[1]:
+            one, two = (f"{n:,} in {run.path}" for n, run in zip(counts, (first, other), strict=True))
+            raise UserError(
+                f"RUN: the runs must be about the same images, got {one} and {two}; test both on all images"
+            )
 
 
 def _cell(run: Run, name: str) -> str:
     q = run.quantities.get(name)
-    return "—" if q is None else with_error(q["value"], q["stderr"])
+    return "—" if q is None else with_error(q.value, q.stderr)
 
 
 def _difference(first: Run, other: Run, name: str) -> str:
     """Value and standard error of other − first: paired, or "unpaired" where the images' values are not there."""
     if name not in first.quantities or name not in other.quantities:
         return "—"
-    a, b = first.per_example(name), other.per_example(name)
-    if a is not None and b is not None and a.shape == b.shape and len(a) > 1:
-        stderr = float((b - a).std(ddof=1)) / math.sqrt(len(a))
-        return f"{with_error(float((b - a).mean()), stderr, '+')} paired"
+    a, b = ((run.per_example or {}).get(name) for run in (first, other))
+    if a is not None and b is not None and len(a) > 1:
+        return f"{with_error(float((b - a).mean()), float((b - a).std(ddof=1)) / math.sqrt(len(a)), '+')} paired"
     p, q = first.quantities[name], other.quantities[name]
-    return f"{with_error(q['value'] - p['value'], math.hypot(p['stderr'], q['stderr']), '+')} unpaired"
+    return f"{with_error(q.value - p.value, math.hypot(p.stderr, q.stderr), '+')} unpaired"

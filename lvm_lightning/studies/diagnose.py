@@ -57,7 +57,7 @@ class Diagnose(Study):
             subject.quantity(f"{split}: log p(x) ≥ L_{self.samples}", tight, "lower bound", self.samples, split),
         ]
         if exact is not None:
-            found.append(subject.quantity(f"{split}: log p(x)", exact, "exact", self.samples, split))
+            found.append(subject.quantity(f"{split}: log p(x)", exact, "exact", 0, split))
         return found
 
 
@@ -104,8 +104,8 @@ def gradients_of(module: LatentVariableModule, x: Tensor, repeats: int, seed: in
         ratios = signal_to_noise(loss, groups, repeats)
     finally:
         module.noise_seed = None
-    label, unit = "signal-to-noise of the gradient", "|mean|/standard deviation"
+    label, unit, images = "signal-to-noise of the gradient", "|mean|/standard deviation", module.IMAGES or len(x)
     return [  # the spread of these ratios is not estimated
-        Quantity(f"{label}: {name}", r, math.nan, unit, "stochastic estimate", "train", module.samples, len(x))
+        Quantity(f"{label}: {name}", r, math.nan, unit, "stochastic estimate", "train", module.samples, images)
         for name, r in ratios.items()
     ]

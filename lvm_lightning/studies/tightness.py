@@ -1,12 +1,13 @@
 """The importance-weighted bound over its number of samples."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from lvm_lightning.evaluation import LOG_P, Quantity
-from lvm_lightning.evaluation.report import write_json
+from lvm_lightning.evaluation import LOG_P, NATS, Quantity
+from lvm_lightning.evaluation.report import aligned, with_error, write_json
 from lvm_lightning.evaluation.rise import Tightness as Row
 from lvm_lightning.evaluation.rise import measure, rise
 from lvm_lightning.figures.curves import tightness_curve
@@ -43,10 +44,11 @@ class Tightness(Study):
         figure = tightness_curve(rows, truth.value if truth else None, title)
         picture, numbers = subject.folder / "tightness.png", subject.folder / "tightness.json"
         save_png(render(figure), picture)
-        unit, listed = subject.module.units[LOG_P], [dataclasses.asdict(row) for row in rows]
-        content = {"unit": unit, "examples": len(x), "log_p": dataclasses.asdict(truth) if truth else None}
-        write_json(numbers, content | {"rows": listed, "provenance": dataclasses.asdict(subject.provenance)})
-        return f"{table(rows, truth, unit)}\n\nwritten to {picture} and {numbers}"
+        units, listed = subject.module.units, [dataclasses.asdict(row) for row in rows]
+        content = {"unit": units[LOG_P], "gap_unit": units[NATS], "examples": len(x)}
+        content |= {"log_p": dataclasses.asdict(truth) if truth else None, "rows": listed}
+        write_json(numbers, content | {"provenance": dataclasses.asdict(subject.provenance)})
+        return f"{table(rows, truth, units)}\n\nwritten to {picture} and {numbers}"
 
     def _rows(self, subject: Subject, x: Tensor, log_p: Tensor | None) -> list[Row]:
         generator, parts = generator_for(subject.seed, "tightness", 0), []
@@ -57,12 +59,13 @@ class Tightness(Study):
         return rise(parts, log_p)
 
 
-def table(rows: list[Row], truth: Quantity | None, unit: str) -> str:
-    """A line for each N."""
-    lines = [f"{'N':>9}  {'L_N ± standard error':>24}  {'log p(x) − L_N':>22}  {'Var[w]/(2 N p²)':>16}   {unit}"]
+def table(rows: list[Row], truth: Quantity | None, units: Mapping[str, str]) -> str:
+    """A line for each N; the gap's columns are differences, and in nats whatever the bound's unit is."""
+    names = ("log p(x) − L_N", "Var[w]/(2 N p²)")
+    lines = [("N", f"L_N ± standard error ({units[LOG_P]})", *(f"{name} ({units[NATS]})" for name in names))]
     for r in rows:
-        gap = "" if r.gap is None or r.gap_stderr is None else f"{r.gap:.4f} ± {r.gap_stderr:.4f}"
-        lines.append(f"{r.samples:>9,}  {r.bound:>13.3f} ± {r.stderr:<8.3f}  {gap:>22}  {r.predicted_gap:>16.4g}")
+        known = "—" if r.gap is None or r.gap_stderr is None else with_error(r.gap, r.gap_stderr)
+        lines.append((f"{r.samples:,}", with_error(r.bound, r.stderr), known, f"{r.predicted_gap:.4g}"))
     if truth:
-        lines.append(f"{'log p(x)':>9}  {truth.value:>13.3f} ± {truth.stderr:<8.3f}  exact")
-    return "\n".join(lines)
+        lines.append(("log p(x)", with_error(truth.value, truth.stderr), "exact", ""))
+    return aligned(lines)

@@ -2,10 +2,11 @@
 
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,27 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.ArrayLike]) -> None:
     """Write arrays by name as ``.npz``, in which nothing is code; the file is replaced in one step."""
     with replacing(path) as file:
         np.savez(file, allow_pickle=False, **{name: np.asarray(values) for name, values in arrays.items()})
+
+
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The arrays that :func:`write_arrays` wrote, by name; every byte is held against its checksum.
+
+    Raises:
+        OSError: if the file is missing or cannot be read.
+        ValueError: if it is damaged.
+    """
+    try:
+        # numpy looks at the checksum of what it reads, which is not all where a damaged header says less
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+        if damaged is None:
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+    except OSError:
+        raise
+    except Exception as error:  # zipfile and its decompressors, and numpy's header: each has errors of its own
+        raise ValueError(f"{path} is damaged ({type(error).__name__})") from error
+    raise ValueError(f"{path} is damaged (checksum of {damaged})")
 
 
 def free_bytes(path: Path) -> int:
