@@ -212,12 +212,12 @@ class LatentVariableModule(pl.LightningModule, ABC):
                 self.finished.keep(name, found)
         self._gathered.add(found, self.device)
 
-    def log_marginal(self, x: Tensor) -> Tensor | None:
-        """log p(x), ``(B, D) → (B,)``, nats, where there is an exact way; else None."""
+    def log_marginal(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """log p(x) and how far it may be off, ``(B, D) → (B,)`` each, nats, where there is an exact way; else None."""
         if Exact(self.settings.spacing).lacks(self.model):
             return None
         with self.full_precision():
-            return quadrature_of(self.model, self.settings.spacing, self.device).measure(x)[0]
+            return quadrature_of(self.model, self.settings.spacing, self.device).measure(x)
 
     def measure(self, batch: Batch, number: int) -> list[Measured]:
         """The evaluators' measurements of a batch of that number."""

@@ -53,8 +53,8 @@ class Anneal(Study):
         """
         subject.module.requires_grad_(False)
         x = subject.rows("test", self.images)
-        exact = subject.log_marginal(x)
-        quantities = [] if exact is None else [subject.quantity("log p(x), exact", exact, "exact", 0)]
+        exact, error = subject.log_marginal(x)
+        quantities = subject.exact("log p(x), exact", exact, error)
         quantities += self._importance_weighted(subject, x)
         quantities += self._annealed(subject, x, exact)
         quantities += self._sandwich(subject, x[: self.simulated])

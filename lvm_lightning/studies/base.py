@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from tqdm import tqdm
 
 from lvm_lightning.data.protocol import examples
-from lvm_lightning.evaluation import LOG_P, Kind, Measured, Quantity, table
+from lvm_lightning.evaluation import LOG_P, NATS, Kind, Measured, Quantity, table
 from lvm_lightning.evaluation.report import Provenance, write_report
 from lvm_lightning.model import LatentVariableModel
 from lvm_lightning.modules.base import LatentVariableModule
@@ -58,10 +58,20 @@ class Subject:
         with torch.inference_mode():
             return self.model.log_weights(x, self.module.propose(x), samples, generator)
 
-    def log_marginal(self, x: Tensor) -> Tensor | None:
-        """log p(x) ``(B,)`` in nats, where there is an exact way."""
+    def log_marginal(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """log p(x) and how far it may be off, ``(B,)`` each in nats, where there is an exact way."""
         with torch.inference_mode():
-            return self.module.log_marginal(x)
+            return self.module.log_marginal(x) or (None, None)
+
+    def exact(self, name: str, log_p: Tensor | None, error: Tensor | None, split: str = "test") -> list[Quantity]:
+        """log p(x) by that name, and the quadrature's error where there is one; nothing where there is no exact way."""
+        if log_p is None or error is None:
+            return []
+        found = [self.quantity(name, log_p, "exact", 0, split)]
+        if bool(error.any()):
+            label = name.partition("log p(x)")[0] + "error of the quadrature"
+            found.append(self.quantity(label, error, "stochastic estimate", 0, split, NATS))
+        return found
 
     def quantity(
         self, name: str, values: Tensor, kind: Kind, samples: int, split: str = "test", unit: str = LOG_P

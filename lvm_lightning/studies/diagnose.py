@@ -51,14 +51,11 @@ class Diagnose(Study):
         weights = (subject.log_weights(part, self.samples, generator) for part, generator in parts)
         bounds = [(elbo(log_w), iw_elbo(log_w.double())) for log_w in weights]
         lower, tight = (torch.cat(values) for values in zip(*bounds, strict=True))
-        exact = subject.log_marginal(x)
-        found = [
+        return [
             subject.quantity(f"{split}: ELBO", lower, "lower bound", self.samples, split),
             subject.quantity(f"{split}: log p(x) ≥ L_{self.samples}", tight, "lower bound", self.samples, split),
+            *subject.exact(f"{split}: log p(x)", *subject.log_marginal(x), split),
         ]
-        if exact is not None:
-            found.append(subject.quantity(f"{split}: log p(x)", exact, "exact", 0, split))
-        return found
 
 
 def latents_of(subject: Subject, x: Tensor) -> list[Quantity]:

@@ -36,10 +36,10 @@ class Tightness(Study):
     def run(self, subject: Subject) -> str:
         """Measure and draw it."""
         x = subject.rows("test", self.images)
-        log_p = subject.log_marginal(x)
-        log_p = None if log_p is None else log_p.cpu()
+        log_p, error = (found if found is None else found.cpu() for found in subject.log_marginal(x))
         rows = self._rows(subject, x, log_p)
-        truth = None if log_p is None else subject.quantity("log p(x)", log_p, "exact", 0)
+        exact = subject.exact("log p(x)", log_p, error)
+        truth = exact[0] if exact else None
         title = f"Importance-weighted bound, {len(x):,} examples"
         figure = tightness_curve(rows, truth.value if truth else None, title)
         picture, numbers = subject.folder / "tightness.png", subject.folder / "tightness.json"
@@ -47,8 +47,9 @@ class Tightness(Study):
         units, listed = subject.module.units, [dataclasses.asdict(row) for row in rows]
         content = {"unit": units[LOG_P], "gap_unit": units[NATS], "examples": len(x)}
         content |= {"log_p": dataclasses.asdict(truth) if truth else None, "rows": listed}
+        content |= {"log_p_error": dataclasses.asdict(exact[1]) if exact[1:] else None}
         write_json(numbers, content | {"provenance": dataclasses.asdict(subject.provenance)})
-        return f"{table(rows, truth, units)}\n\nwritten to {picture} and {numbers}"
+        return f"{table(rows, exact, units)}\n\nwritten to {picture} and {numbers}"
 
     def _rows(self, subject: Subject, x: Tensor, log_p: Tensor | None) -> list[Row]:
         generator, parts = generator_for(subject.seed, "tightness", 0), []
@@ -59,13 +60,12 @@ class Tightness(Study):
         return rise(parts, log_p)
 
 
-def table(rows: list[Row], truth: Quantity | None, units: Mapping[str, str]) -> str:
-    """A line for each N; the gap's columns are differences, and in nats whatever the bound's unit is."""
+def table(rows: list[Row], exact: list[Quantity], units: Mapping[str, str]) -> str:
+    """A line for each N, and what is exact; the gap's columns are differences, in nats whatever the bound's unit is."""
     names = ("log p(x) − L_N", "Var[w]/(2 N p²)")
     lines = [("N", f"L_N ± standard error ({units[LOG_P]})", *(f"{name} ({units[NATS]})" for name in names))]
     for r in rows:
         known = "—" if r.gap is None or r.gap_stderr is None else with_error(r.gap, r.gap_stderr)
         lines.append((f"{r.samples:,}", with_error(r.bound, r.stderr), known, f"{r.predicted_gap:.4g}"))
-    if truth:
-        lines.append(("log p(x)", with_error(truth.value, truth.stderr), "exact", ""))
+    lines += [(quantity.name, with_error(quantity.value, quantity.stderr), quantity.kind, "") for quantity in exact]
     return aligned(lines)
