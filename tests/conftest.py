@@ -4,7 +4,9 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -41,6 +43,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the development data are not here")
     return folder
+
+
+def arrays(path: Path | str) -> dict[str, Any]:
+    """The arrays of an ``.npz``, read to the end and closed."""
+    with np.load(path) as file:
+        return dict(file)
 
 
 @contextlib.contextmanager

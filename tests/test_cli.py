@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lvm_lightning.evaluation import Quantity, table
 from tests.command import SMALL_FIT, command
-from tests.conftest import ROOT, Run
+from tests.conftest import ROOT, Run, arrays
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 CONFIG = ROOT / "configs" / "prior_iwae.yaml"
@@ -134,7 +134,7 @@ def test_fit_can_go_on_to_test_the_model_that_it_ends_with(after_fit: Run) -> No
 def test_validate_and_predict_use_the_checkpoint(after_fit: Run, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["--config", CONFIG, *SMALL, *QUIET, "--ckpt_path", "best"]
     assert after_fit("predict", *common) == 0
-    predictions = np.load(RUN / "predictions.npz")
+    predictions = arrays(RUN / "predictions.npz")
     assert {name: predictions[name].shape for name in predictions} == {
         "bound": (10_000,),
         "z_mean": (10_000, 2),
@@ -157,7 +157,7 @@ def test_last_is_the_last_state_even_where_an_earlier_one_was_better(run: Run) -
 def test_sample_writes_a_grid_and_an_array(after_fit: Run) -> None:
     arguments = ["sample", "--config", CONFIG, *SMALL, "--ckpt_path", "last", "--count", "10", "--output", "new"]
     assert after_fit(*arguments) == 0
-    first = dict(np.load("new/samples.npz"))
+    first = arrays("new/samples.npz")
     assert first["x"].shape == first["mean"].shape == (10, 28, 28)
     assert first["z"].shape == (10, 2)
     assert set(np.unique(first["x"])) == {0, 1}
@@ -165,7 +165,7 @@ def test_sample_writes_a_grid_and_an_array(after_fit: Run) -> None:
     own = ["--config", RUN / "config.yaml", "--ckpt_path", RUN / "checkpoints/best.ckpt", "--count", "10"]
     assert after_fit("sample", *own) == 0  # the command that quickstart.sh prints
     assert after_fit(*arguments, "--seed", "1") == 0
-    assert not np.array_equal(first["z"], np.load("new/samples.npz")["z"])
+    assert not np.array_equal(first["z"], arrays("new/samples.npz")["z"])
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
@@ -206,7 +206,7 @@ def test_grey_samples_are_not_cut_to_bits(run: Run) -> None:
     arguments = ["--config", config, *QUIET, "--trainer.limit_val_batches", "1", "--data.batch_size", "8"]
     assert run("fit", *arguments, "--trainer.max_steps", "1", "--trainer.val_check_interval", "1") == 0
     assert run("sample", "--config", config, "--ckpt_path", "last", "--count", "4", "--output", "new") == 0
-    drawn = np.load("new/samples.npz")
+    drawn = arrays("new/samples.npz")
     assert drawn["x"].dtype == np.float32
     assert 0.9 < (drawn["x"] - drawn["mean"]).std() < 1.1  # unit variance
     assert drawn["x"].shape == (4, 28, 28)

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,7 +17,7 @@ from lvm_lightning.evaluation.per_example import write_per_example
 from lvm_lightning.evaluation.report import Provenance, write_report
 from lvm_lightning.studies import Compare
 from lvm_lightning.support.errors import UserError
-from tests.conftest import ROOT, Run, assert_within
+from tests.conftest import ROOT, Run, arrays, assert_within
 
 
 def test_the_aggregate_is_the_mixture_of_the_proposals() -> None:
@@ -177,7 +176,7 @@ def test_evaluation_fills_hyperparameters_and_keeps_each_image(run: Run) -> None
     assert run("fit", *arguments) == 0
     assert run("test", *arguments, "--ckpt_path", "last", "--evaluation.save_per_example", "true") == 0
     folder = Path("runs/burda_vae/version_0")
-    kept = np.load(folder / "evaluation_per_example.npz")
+    kept = arrays(folder / "evaluation_per_example.npz")
     content = {q["name"]: q for q in json.loads((folder / "evaluation.json").read_text())["quantities"]}
     assert kept["ELBO"].shape == (1000,)
     assert kept["ELBO"].mean() == pytest.approx(content["ELBO"]["value"])

@@ -20,6 +20,7 @@ from lvm_lightning.modules import GaussianVAE, PriorIWAE
 from lvm_lightning.networks import MLP
 from lvm_lightning.support.errors import NonFiniteError
 from tests.command import SMALL_FIT, command
+from tests.conftest import arrays
 from tests.small import D, SmallImages, batch_of, images, small_trainer
 
 LOGITS = [-1e4, -50.0, -1.0, 0.0, 1.0, 50.0, 1e4]
@@ -164,7 +165,7 @@ def test_a_broken_image_is_found_and_kept(tmp_path: Path) -> None:
     ):
         trainer.fit(module, BrokenAt(batch_size=50))
     (path,) = tmp_path.glob("nonfinite_step*_rank0.npz")
-    kept = np.load(path)
+    kept = arrays(path)
     assert kept["x"].shape == (50, D)
     assert np.isnan(kept["x"]).sum() == 1
     assert trainer.global_step == int(kept["step"]) - 1
@@ -188,7 +189,7 @@ def test_a_gradient_that_is_not_finite_is_found_and_its_batch_kept(tmp_path: Pat
         NonFiniteError, match=r"step 4: the gradient is not finite, nor is model.decoder\S* after it; likely"
     ):
         trainer.fit(module, SmallImages(batch_size=50))
-    assert np.array_equal(np.load(tmp_path / "nonfinite_step4_rank0.npz")["x"], seen[3].numpy())
+    assert np.array_equal(arrays(tmp_path / "nonfinite_step4_rank0.npz")["x"], seen[3].numpy())
 
 
 def test_a_diverging_run_stops_and_keeps_its_last_good_state(tmp_path: Path) -> None:

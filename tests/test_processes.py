@@ -9,13 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from tests.command import SMALL_FIT, Command
 from tests.command import command as run_command
-from tests.conftest import ROOT
+from tests.conftest import ROOT, arrays
 from tests.test_resume import assert_same, left_by, stopping_at
 
 CONFIG = ROOT / "configs" / "prior_iwae.yaml"
@@ -93,7 +92,7 @@ def evaluate_in_two_processes(folder: Path, config: Path, model: list[str]) -> N
         assert double["value"] == pytest.approx(single["value"], abs=1e-5, rel=1e-8)
         assert double["stderr"] == pytest.approx(single["stderr"], abs=1e-5, rel=1e-8)
     command_in_two(folder, "predict", "--config", config, *ONE_STEP, *model, "--ckpt_path", checkpoint)
-    parts = [np.load(checkpoint.parent.parent / f"predictions_rank{rank}.npz") for rank in (0, 1)]
+    parts = [arrays(checkpoint.parent.parent / f"predictions_rank{rank}.npz") for rank in (0, 1)]
     assert sum(len(part["bound"]) for part in parts) == 103
 
 

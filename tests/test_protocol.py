@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from lvm_lightning.evaluation import EvaluationSettings
 from lvm_lightning.modules import GaussianVAE, PriorIWAE
 from lvm_lightning.networks import MLP
 from lvm_lightning.support.values import BINARY, REALS, UNIT, Support
-from tests.conftest import ROOT, Run
+from tests.conftest import ROOT, Run, arrays
 from tests.digits import Digits, SilentDigits
 from tests.small import SmallImages, small_trainer
 
@@ -241,7 +240,7 @@ def test_the_command_takes_a_data_module_of_a_users_own(
     for subcommand in ("test", "predict"):
         assert run(subcommand, *arguments) == 0
     assert run("sample", *arguments, "--count", 4, "--output", "new") == 0
-    assert np.load("new/samples.npz")["x"].shape == (4, 8, 8)
+    assert arrays("new/samples.npz")["x"].shape == (4, 8, 8)
     assert run("tightness", *arguments, "--images", 10, "--largest", 8, "--output", "new") == 0
     about = json.loads(Path("new/tightness.json").read_text())["provenance"]["data"]
     assert about == ({} if data == "SilentDigits" else {"source": "digits", "digest": "0"})

@@ -90,13 +90,16 @@ def _class_at(path: str) -> Any:
 
 
 def classes_first(arguments: Sequence[str]) -> list[str]:
-    """The same arguments with ``--data X`` before every ``--data.name``, which is X's wherever it stands."""
+    """The same arguments with ``--data X`` before every ``--data.name``, which is X's wherever it stands.
+
+    ``--data null`` stays where it is: it takes back what stands before it.
+    """
     starts = [i for i, word in enumerate(arguments) if word.startswith("--")]
     found = [[*arguments[: starts[0] if starts else None]]]
     for here, end in itertools.pairwise([*starts, len(arguments)]):
-        below = arguments[here].partition("=")[0] + "."
-        place = next((i for i, option in enumerate(found) if option and option[0].startswith(below)), len(found))
-        found.insert(place, [*arguments[here:end]])
+        name, _, given = "=".join(arguments[here:end]).partition("=")
+        below = [i for i, option in enumerate(found) if option and option[0].startswith(f"{name}.")]
+        found.insert(below[0] if below and given != "null" else len(found), [*arguments[here:end]])
     return list(itertools.chain.from_iterable(found))
 
 
