@@ -24,7 +24,8 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **o
 def with_legend(axes: Axes, **options: Any) -> None:
     """Finish a plot: a faint grid, and the legend."""
     axes.grid(alpha=0.3)
-    axes.legend(**options)
+    # Named, although it is matplotlib's default: of the default it warns on a slow machine.
+    axes.legend(**{"loc": "best"} | options)
 
 
 def training_curve(bounds: Sequence[float], title: str, window: int = 50) -> Figure:
@@ -106,7 +107,7 @@ def posterior_curves(z: Array, joint: Array, exact: Array, numerical: Array, sur
     for i, (name, density) in enumerate(surrogates.items()):
         right.plot(z, density, "--", color=f"C{i + 1}", label=name)
     right.set(xlabel="z", ylabel="density", title="Posterior and surrogate", ylim=(0, 1.3 * float(exact.max())))
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="best")
     return figure
 
 

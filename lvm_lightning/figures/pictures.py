@@ -155,10 +155,10 @@ def unit_activity(kl: Tensor, activity: Tensor, threshold: float) -> Figure:
         left.bar(ranks[here].numpy(), kl[order][here].numpy(), color=colour, width=1.0, label=name)
     left.set(xlabel="latent dimension, by rank", ylabel="KL(q(z_k|x) ‖ N(0, 1)) (nats)")
     left.set_title(f"KL, {kl.sum():.2f} nats in all")
-    left.legend()
+    left.legend(loc="best")
     right.hist(activity.clamp_min(1e-8).log10().numpy(), bins=40, color="C0")
     right.axvline(torch.tensor(threshold).log10().item(), color="C3", linewidth=1, label=f"threshold {threshold:g}")
     right.set(xlabel="log₁₀ Var E_q[z_k] over images", ylabel="latent dimensions")
     right.set_title(f"{int(active.sum())} of {len(kl)} units active")
-    right.legend()
+    right.legend(loc="best")
     return figure
