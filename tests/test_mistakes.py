@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from tests.command import SMALL_FIT, command
 from tests.conftest import ROOT
@@ -288,6 +289,42 @@ def test_a_mistake_is_one_line_and_changes_nothing(case: str, prepared: Path) ->
     assert all(re.match("[GT]PU available: ", line) for line in others), finished.err
     assert error.startswith("lvm-lightning: error: ")
     assert re.search(message, error), error
+    assert tree(prepared) == before
+
+
+def slips(config: Path) -> dict[str, tuple[list[object], str]]:
+    """Name → (arguments, what the line says): the same slips in any configuration."""
+    content = yaml.safe_load(config.read_text())
+    given = {name: value for name, value in content["model"]["init_args"].items() if name != "sigma"}
+    number = next(name for name, value in given.items() if isinstance(value, int))
+    part = next(name for name, value in given.items() if isinstance(value, dict))
+    inner = next(name for name in given[part]["init_args"])
+    model = content["model"]["class_path"].rpartition(".")[2]
+    wrong = {"binarisation": "sometimes"} if "StaticMNIST" in content["data"]["class_path"] else {"values": "many"}
+    ((setting, value),) = wrong.items()
+    return {
+        "an argument's name": ([f"--model.{number}s_", 3], rf"model\.{number}s_: no such argument; did you mean"),
+        "a part's argument": ([f"--model.{part}.{inner}_", 3], rf"model\.{part}\.{inner}_: .*did you mean {inner}"),
+        "a number": ([f"--model.{number}", "some"], rf"model\.{number}: must be a whole number .*got some"),
+        "a part's class": ([f"--model.{part}", "Nonesuch"], rf"model\.{part}: must be a .* class .*got Nonesuch"),
+        "the model's class": (["--model", f"{model}s"], rf"model: must be .*got {model}s; did you mean {model}"),
+        "a setting of the data": ([f"--data.{setting}", value], rf"data\.{setting}: must be .*got {value}"),
+        "a bound that is none": (["--model.bound", "math.log"], r"model\.bound: must be .*got math\.log"),
+        "a group": (["--trainr.max_steps", 3], r"trainr\.max_steps: .*did you mean trainer\.max_steps"),
+    }
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("subcommand", ["fit", "test"])
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_same_slips_in_every_configuration(config: Path, subcommand: str, prepared: Path) -> None:
+    """Seventeen configurations, two subcommands and eight slips."""
+    before = tree(prepared)
+    for name, (arguments, message) in slips(config).items():
+        finished = command(prepared, subcommand, "--config", config, *arguments)
+        assert finished.status == 2, (name, finished.err)
+        (error,) = finished.err.splitlines()
+        assert re.search(f"^lvm-lightning: error: {message}", error), (name, error)
     assert tree(prepared) == before
 
 

@@ -31,7 +31,13 @@ def parameters(model: nn.Module) -> list[Tensor]:
     return [p.detach().clone() for p in model.parameters()]
 
 
-def test_matrices_move_as_under_muon_and_the_rest_as_under_adam() -> None:
+def pretend(capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch say that the processor has these instructions."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+
+
+def test_matrices_move_as_under_muon_and_the_rest_as_under_adam(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend("AVX512", monkeypatch)
     ours, theirs = network(), network()
     matrices, others = [p for p in theirs.parameters() if p.ndim == 2], [p for p in theirs.parameters() if p.ndim != 2]
     muon = torch.optim.Muon(matrices, 0.01, weight_decay=0.3, adjust_lr_fn="match_rms_adamw")
@@ -39,6 +45,50 @@ def test_matrices_move_as_under_muon_and_the_rest_as_under_adam() -> None:
     climb(ours, [MuonWithAdam(ours.parameters(), lr=0.01, weight_decay=0.3)], range(10))
     for got, expected in zip(parameters(ours), parameters(theirs), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-7)
+
+
+COEFFICIENTS = torch.optim.Muon([nn.Parameter(torch.eye(2))]).defaults["ns_coefficients"]
+
+
+def orthogonalised(momentum: Tensor) -> Tensor:
+    """U p(p(p(p(p(S/‖S‖))))) Vᵀ in float64, p(s) = a s + b s³ + c s⁵: what five iterations make of U S Vᵀ."""
+    u, s, v = torch.linalg.svd(momentum.double(), full_matrices=False)
+    a, b, c = COEFFICIENTS
+    s = s / s.norm()
+    for _ in range(5):
+        s = a * s + b * s**3 + c * s**5
+    product: Tensor = u @ s.diag() @ v
+    return product
+
+
+@pytest.mark.parametrize(("capability", "error"), [("AVX512", 0.1), ("AVX2", 1e-5)])
+def test_without_bfloat16_products_the_iterations_are_float32s(
+    capability: str, error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With them they are off by some hundredths: so the other half of the test could fail."""
+    pretend(capability, monkeypatch)
+    matrix, bias = nn.Parameter(torch.zeros(20, 30)), nn.Parameter(torch.zeros(3))
+    matrix.grad, bias.grad = torch.randn(20, 30, generator=torch.Generator().manual_seed(0)), torch.zeros(3)
+    MuonWithAdam([matrix, bias], lr=1.0).step()
+    got = -matrix.detach().double() / (0.2 * math.sqrt(30))
+    distance = (got - orthogonalised(matrix.grad)).abs().max()
+    assert distance < error
+    assert (distance > 1e-3) == (capability == "AVX512")
+
+
+def test_what_a_closure_computes_keeps_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend("AVX2", monkeypatch)
+    model, found = network(), list[torch.dtype]()
+
+    def closure() -> float:
+        model.zero_grad()
+        loss = model(torch.ones(2, 12)).to(dtype=torch.bfloat16).square().mean()
+        found.append(loss.dtype)
+        loss.backward()
+        return float(loss.detach())
+
+    MuonWithAdam(model.parameters()).step(closure)
+    assert found == [torch.bfloat16]
 
 
 def test_an_update_of_a_matrix_is_nearly_orthogonal_with_adams_root_mean_square() -> None:

@@ -232,7 +232,7 @@ class LatentVariableModule(pl.LightningModule, ABC):
         scalars = [measured for measured in found.values() if measured.values.ndim == 1]
         self.evaluation = [measured.quantity("test", self.units, self.IMAGES) for measured in scalars]
         self.per_example = {m.name: m.values for m in scalars if not m.constant and self.IMAGES is None}
-        self._evaluators = []  # a decoded grid is worth 100 MB
+        self._evaluators = []  # a decoded grid takes 400 MB
         for q in self.evaluation:
             tag = "test/" + re.sub(r"[^A-Za-z0-9]+", "_", q.name).strip("_")
             self.log_dict({tag: q.value, f"{tag}_stderr": q.stderr})

@@ -159,7 +159,7 @@ class PriorIWAE(LatentVariableModule):
             self._posterior = posterior_grid(self.model, self.settings.spacing, self.device)
 
     def on_predict_end(self) -> None:
-        """Let go of what was decoded: a grid is worth 100 MB."""
+        """Let go of what was decoded: a grid takes 400 MB."""
         self._posterior = None
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

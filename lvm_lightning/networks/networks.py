@@ -2,11 +2,13 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode
 
 from lvm_lightning.support.argtypes import ClosedUnitInterval, NonNegativeFloat, PositiveInt
 
@@ -124,9 +126,9 @@ class MuonWithAdam(Optimizer):
     """Muon for the weight matrices and Adam for everything else, under one learning rate.
 
     A matrix W moves by −0.2 η √max(W.shape) U Vᵀ − η λ W, where U S Vᵀ is the singular value decomposition of its
-    momentum (approximately: five Newton–Schulz iterations in bfloat16). The factor gives the update the root mean
-    square that Adam's typically has, so that one rate η serves both. A step costs some milliseconds more than Adam's,
-    whatever the batch.
+    momentum (approximately: five Newton–Schulz iterations, in bfloat16, and in float32 on a processor that has no
+    bfloat16 products). The factor gives the update the root mean square that Adam's typically has, so that one rate η
+    serves both. A step costs some milliseconds more than Adam's, whatever the batch.
 
     Args:
         params: the parameters; those of two dimensions are matrices.
@@ -173,8 +175,29 @@ class MuonWithAdam(Optimizer):
         super().load_state_dict(state_dict)
         self._share()
 
+    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Move all parameters, after ``closure`` has computed their gradients; its loss, where there is one."""
-        loss = self._parts[0].step(closure)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with nullcontext() if self._has_bfloat16() else InFloat32():
+            self._parts[0].step()
         self._parts[1].step()
         return loss
+
+    def _has_bfloat16(self) -> bool:
+        """Whether a product of bfloat16 matrices is fast where the parameters are: elsewhere it takes 100 times."""
+        device: torch.device = self.param_groups[0]["params"][0].device
+        return device.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+class InFloat32(TorchFunctionMode):
+    """Context in which torch makes float32 of what it is asked to make bfloat16: its Muon has no argument for that."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if kwargs.get("dtype") is torch.bfloat16:
+            kwargs["dtype"] = torch.float32
+        return func(*args, **kwargs)

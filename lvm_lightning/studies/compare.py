@@ -111,7 +111,7 @@ def require_same_data(first: Run, other: Run) -> None:
     if not other.data.get("digest"):
         raise UserError(
             f"RUN: the data of a run must say what they are, got none in {other.path}; test it with a data module that "
-            "has a description() with a digest"
+            "says them in describe(), with a digest"
         )
     key = next((key for key in ABOUT if other.data.get(key) != first.data.get(key)), None)
     if key is not None:
