@@ -4,14 +4,17 @@ from datetime import timedelta
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.utilities import rank_zero_info
 
 from lvm_lightning.command.checkpoints import SafeCheckpointIO
 from lvm_lightning.command.runs import as_list
-from lvm_lightning.support import STOP, NonNegativeInt, OrUnlimited, PositiveFloat, PositiveInt
+from lvm_lightning.support import PROGRAM, STOP, NonNegativeInt, OrUnlimited, PositiveFloat, PositiveInt
+from lvm_lightning.support.processor import has_bfloat16
 
 
 def require_batches(name: str, value: int | float | None, least: int) -> None:
@@ -42,6 +45,18 @@ def require_time(value: Any) -> None:
         raise ValueError(
             f"trainer.max_time: must be DD:HH:MM:SS or parts of it by name, 0 or more, got {value} ({told})"
         )
+
+
+def precision_here(asked: Any, accelerator: Any) -> Any:
+    """The precision that is asked for, or float32 for a processor on which bfloat16 would take 100 times as long."""
+    on_processor = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    if asked not in ("bf16-mixed", "bf16") or not on_processor or has_bfloat16("cpu"):
+        return asked
+    rank_zero_info(
+        f"{PROGRAM}: note: trainer.precision {asked}: this processor has no bfloat16 products, and they would take 100 "
+        "times as long; the networks compute in float32"
+    )
+    return "32-true"
 
 
 class Trainer(pl.Trainer):
@@ -83,6 +98,7 @@ class Trainer(pl.Trainer):
             if name.startswith("limit_") or name in ("overfit_batches", "val_check_interval"):
                 require_batches(name, value, least=1 if name == "val_check_interval" else 0)
         require_time(max_time)
+        kwargs["precision"] = precision_here(kwargs.get("precision"), kwargs.get("accelerator", "auto"))
         plugins = as_list(kwargs.get("plugins"))
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, SafeCheckpointIO()]

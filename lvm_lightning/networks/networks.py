@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
 from lvm_lightning.support.argtypes import ClosedUnitInterval, NonNegativeFloat, PositiveInt
+from lvm_lightning.support.processor import has_bfloat16
 
 Activation = Literal["ELU", "ReLU", "LeakyReLU", "Tanh", "SiLU", "GELU", "Softplus"]
 
@@ -182,15 +183,11 @@ class MuonWithAdam(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with nullcontext() if self._has_bfloat16() else InFloat32():
+        device: torch.device = self.param_groups[0]["params"][0].device
+        with nullcontext() if has_bfloat16(device.type) else InFloat32():
             self._parts[0].step()
         self._parts[1].step()
         return loss
-
-    def _has_bfloat16(self) -> bool:
-        """Whether a product of bfloat16 matrices is fast where the parameters are: elsewhere it takes 100 times."""
-        device: torch.device = self.param_groups[0]["params"][0].device
-        return device.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 class InFloat32(TorchFunctionMode):
