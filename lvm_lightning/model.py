@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lvm_lightning.densities import Likelihood, Prior, Proposal
+from lvm_lightning.support.log_space import without_tiny
 from lvm_lightning.support.portions import BLOCK, in_blocks
 from lvm_lightning.support.randomness import Rows
 
@@ -71,9 +72,15 @@ class LatentVariableModel(nn.Module):
         """
         points = math.prod(z.shape[:-1])
         if points <= BLOCK["cpu"]:  # the smallest block of all devices
-            return self.likelihood.log_prob(self.decode(z), x)
-        log_lik = in_blocks(lambda block: self.likelihood.log_prob(self.decode(block), x), z.flatten(0, -3))
+            return self._log_likelihood(z, x)
+        log_lik = in_blocks(lambda block: self._log_likelihood(block, x), z.flatten(0, -3))
         return log_lik.view(*z.shape[:-2], -1)
+
+    def _log_likelihood(self, z: Tensor, x: Tensor) -> Tensor:
+        log_lik = self.likelihood.log_prob(self.decode(z), x)
+        if log_lik.requires_grad:
+            log_lik.register_hook(without_tiny)
+        return log_lik
 
     def log_joint(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x|z) ``(*S, B)`` and log p(z) ``(*S, B)`` or shared ``(*S, 1)``, nats; their sum is log p(x, z)."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lvm_lightning.densities.likelihoods import Likelihood, NaturalLikelihood, float32_or_better
 from lvm_lightning.support.argtypes import PositiveFloat
+from lvm_lightning.support.log_space import rounding
 from lvm_lightning.support.values import REALS, UNIT
 
 SMALL = 0.5
@@ -114,8 +115,10 @@ class PixelwiseGaussian(GaussianLikelihood):
 
     def mean_and_log_sigma(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """m and log σ, both ``(*, D)``."""
-        mean, log_variance = parameters.chunk(2, dim=-1)
-        return mean, 0.5 * torch.logaddexp(log_variance, torch.full_like(log_variance, 2 * math.log(self.floor)))
+        mean, log_excess = parameters.chunk(2, dim=-1)
+        least = 2 * math.log(self.floor)
+        log_excess = log_excess.clamp(min=least + rounding(log_excess.dtype) - 4)  # below, it adds nothing to floor²
+        return mean, 0.5 * torch.logaddexp(log_excess, torch.full_like(log_excess, least))
 
     def information(self, parameters: Tensor) -> Tensor:
         """1/σ² of m, and ½ (∂ log σ²/∂s)² of s."""
@@ -148,7 +151,7 @@ class ContinuousBernoulli(NaturalLikelihood):
     def mean(self, logits: Tensor, out: Tensor | None = None) -> Tensor:
         """E[x|z] = A'(l) = 1/(1 − e^{−l}) − 1/l: same shape as ``logits``, in [0, 1]. It is not λ."""
         near, far, small = _apart(logits)
-        direct = -1 / torch.expm1(-far) - 1 / far
+        direct = -1 / torch.expm1(-far.clamp(min=2 * rounding(far.dtype))) - 1 / far
         return torch.where(small, 0.5 + near * _even(SERIES, near), direct, out=out)
 
     def information(self, logits: Tensor) -> Tensor:

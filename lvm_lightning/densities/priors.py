@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lvm_lightning.densities.proposals import NoiseProposal, Proposal
 from lvm_lightning.support.argtypes import PositiveInt
+from lvm_lightning.support.log_space import log_sum_exp
 from lvm_lightning.support.portions import in_blocks
 from lvm_lightning.support.randomness import Rows
 
@@ -194,7 +195,9 @@ class VampPrior(Prior):
     def log_prob(self, z: Tensor) -> Tensor:
         """log Σ_m q(z|u_m) − log M, ``(*, K) → (*,)``, nats, in blocks of points where they are many."""
         q = self._proposals(slice(None))
-        log_sum = in_blocks(lambda block: q.log_prob(block).logsumexp(-1), z.reshape(-1, 1, self.dim), self.components)
+        log_sum = in_blocks(
+            lambda block: log_sum_exp(q.log_prob(block), -1), z.reshape(-1, 1, self.dim), self.components
+        )
         return log_sum.view(z.shape[:-1]) - math.log(self.components)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from lvm_lightning.support.log_space import log_sum_exp, share
+
 ACTIVE = 0.01
 """Activity above which a latent dimension counts as active (Burda et al. 2016, appendix C)."""
 BLOCK = 500
@@ -40,7 +42,7 @@ def log_aggregate(z: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
     z, mean, precision = z.double(), mean.double(), (-2 * log_sigma.double()).exp()
     constant = -log_sigma.double() - 0.5 * (mean.square() * precision) - 0.5 * torch.log(z.new_tensor(2 * torch.pi))
     pairs = (constant.sum(-1) - 0.5 * p.square() @ precision.T + p @ (mean * precision).T for p in z.split(BLOCK))
-    log_sums = torch.cat([log_density.logsumexp(-1) for log_density in pairs])
+    log_sums = torch.cat([log_sum_exp(log_density, -1) for log_density in pairs])
     return log_sums - torch.log(torch.tensor(len(mean), dtype=torch.float64))
 
 
@@ -98,7 +100,7 @@ def effective_sample_size(log_w: Tensor) -> Tensor:
         Kong, A note on importance sampling using standardized weights, 1992.
     """
     log_w = log_w.double()
-    return (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()
+    return (2 * log_sum_exp(log_w, 0) - log_sum_exp(2 * log_w, 0)).exp()
 
 
 def pareto_shape(log_w: Tensor) -> Tensor:
@@ -120,7 +122,8 @@ def pareto_shape(log_w: Tensor) -> Tensor:
     M = int(min(0.2 * S, 3 * math.sqrt(S)))
     largest = log_w.double().topk(M + 1, dim=0).values  # falling
     # Rounding makes ties of nearly equal weights: they then have no tail, and k̂ goes to its prior.
-    excess = (largest[:M].flip(0) - largest[0]).exp() - (largest[M] - largest[0]).exp()  # (M, B), rising
+    shares = share(largest[: M + 1] - largest[0])
+    excess = shares[:M].flip(0) - shares[M]  # (M, B), rising
     excess = excess.clamp_min(1e-300)
     m = 30 + int(math.sqrt(M))
     j = torch.arange(1, m + 1, dtype=torch.float64, device=log_w.device)

@@ -18,6 +18,7 @@ from lvm_lightning.densities.proposals import Drawn
 from lvm_lightning.evaluation import Given, Measured
 from lvm_lightning.evaluation.standard import ImportanceWeighted
 from lvm_lightning.model import LatentVariableModel
+from lvm_lightning.support.log_space import log_sum_exp, normalised_weights
 from lvm_lightning.support.randomness import Rows
 
 LONGEST = 0.5
@@ -70,7 +71,7 @@ class Mixture(Proposal):
             scaled = ((z - mean).unsqueeze(-2) @ factor).squeeze(-2)  # Lᵀ (z − m)
             constant = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
             parts.append(log_weight + constant - 0.5 * scaled.square().sum(-1))
-        return torch.stack(parts).logsumexp(0)
+        return log_sum_exp(torch.stack(parts), 0)
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,6 @@ class FittedImportance(ImportanceWeighted):
         model, x = given.model, given.batch.x
         drawn = list(self.proposals(given).draws(self.samples, given.batch.rows, given.generator, model.at_a_time))
         log_w = torch.cat([sum(model.log_joint(x, part.z), -part.log_q) for part in drawn])
-        z, v = torch.cat([part.z for part in drawn]).double(), log_w.double().softmax(0).unsqueeze(-1)
+        z, v = torch.cat([part.z for part in drawn]).double(), normalised_weights(log_w.double(), 0).unsqueeze(-1)
         mean = (v * z).sum(0)
         return mean.to(x), (v * (z - mean)).square().sum(0).sqrt().to(x)

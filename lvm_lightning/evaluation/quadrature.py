@@ -13,7 +13,7 @@ from lvm_lightning.densities import Bernoulli, StandardNormal, normal_grid
 from lvm_lightning.evaluation import NATS, Evaluator, Given, Measured
 from lvm_lightning.evaluation.standard import EXACT
 from lvm_lightning.model import LatentVariableModel
-from lvm_lightning.objectives import log_sum_exp
+from lvm_lightning.support.log_space import log_sum_exp, normalised_weights, share
 
 CHUNK = 1024
 """Grid points a matrix product: its results stay in the processor's cache until they are summed."""
@@ -77,7 +77,7 @@ class GridQuadrature:
         log_p = torch.logaddexp(sums.logsumexp(0), beyond)
         each = torch.logaddexp(sums + self.dim * math.log(2), beyond)
         distance = (each - log_p).abs().amax(0)
-        return log_p, (2 * distance).minimum((4 * distance).square()) + (beyond - log_p).exp()
+        return log_p, (2 * distance).minimum((4 * distance).square()) + share(beyond - log_p)
 
     def posterior_mean(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """E[z|x], and how far the mean over one coset of the points lies from it at most, ``(B, D) → (B, K)`` each.
@@ -95,8 +95,9 @@ class GridQuadrature:
         total, mean = x.new_full((len(x),), -torch.inf), x.new_zeros(len(x), self.dim)
         for parameters, log_weight, z in chunks:
             log_w = self.log_lik(parameters, x) + log_weight
-            total, here = torch.logaddexp(total, log_w.logsumexp(0)), log_w.softmax(0).mT @ z
-            mean = mean + (here - mean) * (log_w.logsumexp(0) - total).exp().unsqueeze(-1)
+            log_sum, here = log_sum_exp(log_w, 0), normalised_weights(log_w, 0).mT @ z
+            total = torch.logaddexp(total, log_sum)
+            mean = mean + (here - mean) * share(log_sum - total).unsqueeze(-1)
         return total, mean
 
     def _log_sum(self, chunks: list[Chunk], x: Tensor) -> Tensor:

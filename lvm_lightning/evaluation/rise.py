@@ -38,7 +38,7 @@ def relative_variance(log_w: Tensor, log_p: Tensor) -> Tensor:
 
     An average over draws: where the weights are heavy, few draws carry it, and it comes out too small.
     """
-    return ((log_w - log_p).exp() - 1).square().mean(0)
+    return (log_w - log_p).expm1().square().mean(0)
 
 
 def tightness(log_w: Tensor, log_p: Tensor | None) -> list[Tightness]:

@@ -15,13 +15,13 @@ import sys
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
-import torch
 from jsonargparse.typing import register_type
 from torch import Tensor
 
 from lvm_lightning.support.argtypes import RULES
+from lvm_lightning.support.log_space import log_sum_exp
 
 Kind = Literal["lower bound", "upper bound", "stochastic estimate"]
 """What the expectation of a number is to log p(x): below it, above it, or near it on either side."""
@@ -111,34 +111,6 @@ def require_samples(log_w: Tensor, least: int = 1, what: str = "a bound") -> Non
         )
     if len(log_w) < least:
         raise ValueError(f"log_w: must have at least {least} samples for {what}, got {len(log_w)}; take more samples")
-
-
-class _LogSumExp(torch.autograd.Function):
-    """log Σ_n exp ℓ_n = ℓ_max − log softmax(ℓ)_max: the softmax is the gradient, and its largest entry at least 1/N.
-
-    On a processor ``exp`` takes 15 times as long where it underflows, as it does for most weights of a wide proposal;
-    ``softmax`` does not.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, log_w: Tensor, dim: int) -> Tensor:
-        weights = log_w.softmax(dim)
-        ctx.save_for_backward(log_w, weights)
-        ctx.dim = dim
-        largest = log_w.amax(dim)
-        return torch.where(largest.isinf(), largest, largest - weights.amax(dim).log())
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
-        log_w, weights = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is wanted: the kept softmax is a constant
-            weights = log_w.softmax(ctx.dim)
-        return cotangent.unsqueeze(ctx.dim) * weights, None
-
-
-def log_sum_exp(log_w: Tensor, dim: int) -> Tensor:
-    """log Σ exp over one axis, in nats; −∞ where every entry is −∞. It can be differentiated twice."""
-    return cast(Tensor, _LogSumExp.apply(log_w, dim))
 
 
 @lower_bound("ELBO")

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from lvm_lightning.objectives.bounds import Bound, iw_elbo
+from lvm_lightning.support.log_space import without_tiny
 
 Estimator = Literal["pathwise", "sticking_the_landing", "doubly_reparameterised"]
 DecoderBound = Literal["same", "pooled"]
@@ -203,7 +204,7 @@ def doubly_reparameterised_cotangents(bound: Bound, log_w: Tensor, kl_weight: fl
     (gradient,) = torch.autograd.grad(nested(bound, leaf).sum(), leaf, create_graph=True)
     if not gradient.requires_grad:  # the bound is linear
         return gradient.to(log_w.dtype)
-    return (gradient.detach() - kl_weight * _diagonal(gradient, leaf)).to(log_w.dtype)
+    return without_tiny(gradient.detach() - kl_weight * _diagonal(gradient, leaf), log_w.dtype).to(log_w.dtype)
 
 
 def _diagonal(gradient: Tensor, leaf: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lvm_lightning.objectives.bounds import BoundFamily, Kind, iw_elbo, log_sum_exp, require_samples
+from lvm_lightning.objectives.bounds import BoundFamily, Kind, iw_elbo, require_samples
+from lvm_lightning.support.log_space import log_sum_exp, normalised_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,5 +154,5 @@ def _without_each(log_w: Tensor) -> Tensor:
     """
     largest = torch.zeros_like(log_w, dtype=torch.bool).scatter(0, log_w.argmax(0, keepdim=True), True)
     rest = log_sum_exp(log_w.masked_fill(largest, -math.inf), 0)
-    others = log_w.softmax(0).masked_fill(largest, 0)
+    others = normalised_weights(log_w, 0).masked_fill(largest, 0)
     return torch.where(largest, rest, log_sum_exp(log_w, 0) + torch.log1p(-others))
