@@ -10,6 +10,7 @@ from lvm_lightning.densities import Likelihood, Prior, Proposal
 from lvm_lightning.support.log_space import without_tiny
 from lvm_lightning.support.portions import BLOCK, in_blocks
 from lvm_lightning.support.randomness import Rows
+from lvm_lightning.support.skipping import Skipping
 
 DECODED = 1024
 """Latent points that are decoded at a time where no gradient is wanted: their activations stay in the cache."""
@@ -65,11 +66,15 @@ class LatentVariableModel(nn.Module):
         """Parameters of p(x|z), ``(*, K) → (*, P·D)``."""
         return cast(Tensor, self.decoder(z))
 
-    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+    def log_likelihood(self, x: Tensor, z: Tensor, skipping: Skipping | None = None) -> Tensor:
         """log p(x|z): x ``(B, D)``, z ``(*S, B, K)`` or shared ``(*S, 1, K)`` → ``(*S, B)``, nats.
 
-        Where one graph of all points would not fit, blocks of them are decoded again in the backward pass.
+        Where one graph of all points would not fit, blocks of them are decoded again in the backward pass; with
+        ``skipping``, only the points that carry weight.
         """
+        if skipping is not None and skipping.serves(z, x):
+            parameters = [*self.decoder.parameters(), *self.likelihood.parameters()]
+            return skipping.apply(self._log_likelihood, z, x, parameters, self.at_a_time)
         points = math.prod(z.shape[:-1])
         if points <= BLOCK["cpu"]:  # the smallest block of all devices
             return self._log_likelihood(z, x)
@@ -82,9 +87,9 @@ class LatentVariableModel(nn.Module):
             log_lik.register_hook(without_tiny)
         return log_lik
 
-    def log_joint(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    def log_joint(self, x: Tensor, z: Tensor, skipping: Skipping | None = None) -> tuple[Tensor, Tensor]:
         """log p(x|z) ``(*S, B)`` and log p(z) ``(*S, B)`` or shared ``(*S, 1)``, nats; their sum is log p(x, z)."""
-        return self.log_likelihood(x, z), self.prior.log_prob(z)
+        return self.log_likelihood(x, z, skipping), self.prior.log_prob(z)
 
     def terms(
         self, x: Tensor, q: Proposal, samples: int, generator: torch.Generator, rows: Rows | None = None

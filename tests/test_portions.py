@@ -76,9 +76,9 @@ def test_portions_have_the_gradient_of_the_whole(kind: str, block: int, monkeypa
     calls: list[int] = []
     original = type(model)._objective  # type: ignore[attr-defined]
 
-    def counted(self: LatentVariableModule, first: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+    def counted(self: LatentVariableModule, first: Tensor, *others: Tensor, **named: Any) -> tuple[Tensor, Tensor]:
         calls.append(len(first))
-        pair: tuple[Tensor, Tensor] = original(self, first, *others)
+        pair: tuple[Tensor, Tensor] = original(self, first, *others, **named)
         return pair
 
     monkeypatch.setattr(type(model), "_objective", counted)

@@ -84,7 +84,7 @@ VAE: dict[str, dict[str, Any]] = {
     "IWAE": {"inner_samples": 50},
     "VAE": {},
     "doubly reparameterised": {"inner_samples": 50, "estimator": "doubly_reparameterised", "kl_warmup_steps": 10},
-    "pooled": {"outer_samples": 5, "inner_samples": 10, "decoder_bound": "pooled"},
+    "pooled": {"outer_samples": 5, "inner_samples": 10, "decoder_bound": "pooled", "roulette": 0.05},
     "softplus": {"inner_samples": 8, "posterior": lambda K: GaussianPosterior(K, "softplus")},
     "flows": {"inner_samples": 8, "posterior": InverseAutoregressiveFlow, "prior": FlowPrior},
     "VampPrior": {"inner_samples": 8, "prior": lambda K: VampPrior(K, 9)},

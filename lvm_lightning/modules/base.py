@@ -24,6 +24,7 @@ from lvm_lightning.modules.optimizing import LRSchedulerCallable, OptimizerCalla
 from lvm_lightning.objectives import Objective
 from lvm_lightning.support.errors import NonFiniteError
 from lvm_lightning.support.randomness import Purpose, generator_for
+from lvm_lightning.support.skipping import FEWEST, LEAST, Skipping
 from lvm_lightning.support.values import REALS
 
 
@@ -62,6 +63,8 @@ class LatentVariableModule(pl.LightningModule, ABC):
         """Where the results of finished test batches are kept, so that a test that was killed can go on."""
         self.logs_bound = True
         """Whether training steps log their bound; a callback that logs it at less cost says no."""
+        self.roulette = 0.0
+        """See :class:`.Skipping`."""
         self.noise_seed: int | None = None
         """Seed of all noise, where it is not the run's."""
         self.val_bound = CatMetric(nan_strategy="disable")  # keep_bound looks, and says more
@@ -98,6 +101,11 @@ class LatentVariableModule(pl.LightningModule, ABC):
     def noise(self, purpose: Purpose, step: int) -> torch.Generator:
         """Generator of one step's noise, the same in every process and after a resume."""
         return generator_for(self.noise_seed, purpose, step)
+
+    def skipping(self, examples: int) -> Skipping | None:
+        """What this step's backward passes may leave out; None where samples are few."""
+        few = self.samples < FEWEST or self.samples * examples < LEAST
+        return None if few else Skipping(self.roulette, self.noise("roulette", self.global_step))
 
     def full_precision(self) -> torch.autocast:
         """Context of all evaluation: float32, whatever precision trains."""

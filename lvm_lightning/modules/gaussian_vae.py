@@ -1,6 +1,7 @@
 """The variational autoencoder with a diagonal-Gaussian posterior, and its relatives."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -32,9 +33,10 @@ from lvm_lightning.modules.optimizing import (
 )
 from lvm_lightning.networks import MLP
 from lvm_lightning.objectives import BoundArgument, DecoderBound, Estimator, Objective, iw_elbo
-from lvm_lightning.support.argtypes import NonNegativeFloat, NonNegativeInt, PositiveInt
+from lvm_lightning.support.argtypes import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt
 from lvm_lightning.support.portions import mean_in_portions
 from lvm_lightning.support.randomness import Rows, normal_noise
+from lvm_lightning.support.skipping import Skipping
 
 NetworkCallable = Callable[[int, int], nn.Module]
 PosteriorCallable = Callable[[int], Posterior]
@@ -78,6 +80,8 @@ class GaussianVAE(LatentVariableModule):
         kl_warmup_steps: steps over which the loss's weight of (log p(z) − log q(z|x)) rises to 1; 0 is none.
         free_bits: λ in nats per latent dimension: the loss takes max(λ, KL_k) for each dimension's mean KL over the
             batch. Like the warm-up it changes the loss alone; every number that is logged is the bound.
+        roulette: samples with less than this share of an example's weight enter the gradient at random, and count for
+            more there (Russian roulette, unbiased). 0 leaves out only what is negligible.
         encoder: (D, features of the posterior) → network x ``(B, D)`` → h.
         decoder: (K, P·D) → network z ``(*, K)`` → parameters ``(*, P·D)`` of the likelihood, P a pixel.
         posterior: K → what turns h into q(z|x): ``GaussianPosterior`` or ``InverseAutoregressiveFlow``.
@@ -109,6 +113,7 @@ class GaussianVAE(LatentVariableModule):
         decoder_bound: DecoderBound = "same",
         kl_warmup_steps: NonNegativeInt = 0,
         free_bits: NonNegativeFloat = 0.0,
+        roulette: ClosedUnitInterval = 0.0,
         encoder: NetworkCallable = MLP,
         decoder: NetworkCallable = MLP,
         posterior: PosteriorCallable = GaussianPosterior,
@@ -128,6 +133,7 @@ class GaussianVAE(LatentVariableModule):
         self.save_hyperparameters()
         self.forget_callables()
         self.output_bias, self.kl_warmup_steps, self.free_bits = output_bias, kl_warmup_steps, free_bits
+        self.roulette = roulette
         p_z, p_x, self.posterior = prior(latent_dim), likelihood(), posterior(latent_dim)
         self.encoder = encoder(data_dim, self.posterior.features)
         self.model = LatentVariableModel(p_z, decoder(latent_dim, p_x.parameters_per_pixel * data_dim), p_x)
@@ -169,13 +175,17 @@ class GaussianVAE(LatentVariableModule):
         features, shape = self.encoder(batch.x), (self.samples, len(batch.x), self.model.prior.dim)
         noise = normal_noise(self.noise_seed, "train", self.global_step, shape, Rows(batch.start, batch.total))
         inputs = [features, batch.x, noise.to(batch.x).view(self.J, self.N, *shape[1:])]
-        surrogate, bound = mean_in_portions(self._objective, inputs, [*self.parameters()], self.samples)
+        skipping = self.skipping(len(batch.x))
+        objective = partial(self._objective, skipping=skipping)
+        surrogate, bound = mean_in_portions(objective, inputs, [*self.parameters()], self.samples, skipping is not None)
         return self.climb(surrogate, bound, self._free_bits_penalty(features))
 
-    def _objective(self, features: Tensor, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def _objective(
+        self, features: Tensor, x: Tensor, noise: Tensor, skipping: Skipping | None
+    ) -> tuple[Tensor, Tensor]:
         """The surrogate that is raised and the bound, ``(B,)`` each, from the encoder's features of x."""
         draw = self.objective.draw(self.posterior(features), noise)
-        log_lik, log_prior = self.model.log_joint(x, draw.z)
+        log_lik, log_prior = self.model.log_joint(x, draw.z, skipping)
         return self.objective.surrogate(draw, log_lik, log_prior, self.kl_weight)
 
     @property

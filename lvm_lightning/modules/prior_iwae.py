@@ -1,6 +1,7 @@
 """The model without an encoder: its proposal is the prior."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -23,9 +24,10 @@ from lvm_lightning.modules.optimizing import (
 )
 from lvm_lightning.networks import MLP
 from lvm_lightning.objectives import BoundArgument, Objective, iw_elbo
-from lvm_lightning.support.argtypes import PositiveInt
+from lvm_lightning.support.argtypes import ClosedUnitInterval, PositiveInt
 from lvm_lightning.support.portions import mean_in_portions
 from lvm_lightning.support.randomness import Purpose
+from lvm_lightning.support.skipping import Skipping
 
 DecoderCallable = Callable[[int, int], nn.Module]
 OutputBias = Literal["logit", "log", "zero"]
@@ -47,6 +49,8 @@ class PriorIWAE(LatentVariableModule):
         points: ``iid``, or ``sobol`` for a freshly scrambled Sobol set each step; either way a lower bound.
         share_points: whether the batch shares its points. Each example's bound has the same expectation either
             way; shared, the decoder runs on J·N points instead of B·J·N, and all pairs take one matrix product.
+        roulette: samples with less than this share of an example's weight enter the gradient at random, and count for
+            more there (Russian roulette, unbiased), where points are not shared. 0 leaves out only what is negligible.
         output_bias: where the output bias starts: ``logit`` of the training images' pixel means, their ``log``
             (the teaching source's choice), or ``zero``.
         decoder: (K, D) → network z ``(*, K)`` → logits ``(*, D)``.
@@ -69,6 +73,7 @@ class PriorIWAE(LatentVariableModule):
         bound: BoundArgument = iw_elbo,
         points: Points = "sobol",
         share_points: bool = True,
+        roulette: ClosedUnitInterval = 0.0,
         output_bias: OutputBias = "logit",
         decoder: DecoderCallable = MLP,
         data_dim: PositiveInt = 784,
@@ -85,7 +90,7 @@ class PriorIWAE(LatentVariableModule):
         self.save_hyperparameters()
         self.forget_callables()
         self._posterior: GridQuadrature | FittedImportance | None = None
-        self.points, self.share_points, self.output_bias = points, share_points, output_bias
+        self.points, self.share_points, self.output_bias, self.roulette = points, share_points, output_bias, roulette
         self.model = LatentVariableModel(StandardNormal(latent_dim), decoder(latent_dim, data_dim), Bernoulli())
 
     def setup(self, stage: str) -> None:
@@ -118,11 +123,15 @@ class PriorIWAE(LatentVariableModule):
         z = self.training_points(batch, "train", self.global_step)
         if self.share_points:
             return self.climb(*self._objective(z, batch.x))
-        return self.climb(*mean_in_portions(self._objective, [z, batch.x], [*self.parameters()], self.samples))
+        skipping = self.skipping(len(batch.x))
+        objective = partial(self._objective, skipping=skipping)
+        return self.climb(
+            *mean_in_portions(objective, [z, batch.x], [*self.parameters()], self.samples, skipping is not None)
+        )
 
-    def _objective(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _objective(self, z: Tensor, x: Tensor, skipping: Skipping | None = None) -> tuple[Tensor, Tensor]:
         """What is raised and what is reported, ``(B,)``: z ``(J, N, B, K)`` or shared ``(J, N, 1, K)``."""
-        log_w = self.model.log_likelihood(x, z)  # = log p(x, z) − log p(z)
+        log_w = self.model.log_likelihood(x, z, skipping)  # = log p(x, z) − log p(z)
         bound = self.objective.bound_of(log_w)
         return bound, bound.detach()
 

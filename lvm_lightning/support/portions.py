@@ -20,12 +20,14 @@ WHOLE = {"cpu": 8192}
 """Latent points, by device, that a batch may have to be left whole; else its portions have half as many."""
 BLOCK = {"cpu": 2**15}
 """Latent points that one graph may hold before blocks of them are computed again in the backward pass."""
+PROBE = 8
+"""How many times smaller than the others the portion is that comes first to learn from."""
 LARGE = 2**18
 """Both for other devices, which need large products: 784 float32 columns then take 0.8 GB."""
 
 
 def mean_in_portions(
-    objective: PerExample, tensors: Sequence[Tensor], parameters: Sequence[Tensor], points: int
+    objective: PerExample, tensors: Sequence[Tensor], parameters: Sequence[Tensor], points: int, probing: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Mean over the batch of an objective whose examples do not depend on each other.
 
@@ -42,17 +44,20 @@ def mean_in_portions(
         parameters: leaves that ``objective`` may depend on; give all of the model. One that it does not reach gets no
             gradient and costs nothing.
         points: latent points that an example takes.
+        probing: whether a small portion comes first, from which ``objective`` learns how to go on.
 
     Returns:
         F ``()``, with gradients for ``tensors`` and ``parameters``, and what is reported ``(B,)``, without.
     """
     whole, batch = WHOLE.get(tensors[0].device.type, LARGE), tensors[0].shape[-2]
-    if batch * points <= whole or batch == 1 or not torch.is_grad_enabled():
+    rows = batch if batch * points <= whole else max(1, whole // 2 // points)
+    first = rows // PROBE if probing else 0
+    sizes = [*([first] if first else []), *(min(rows, batch - start) for start in range(first, batch, rows))]
+    if len(sizes) == 1 or not torch.is_grad_enabled():
         raised, reported = objective(*tensors)
         return raised.mean(), reported.detach()
-    rows = max(1, whole // 2 // points)
     wanted = [p for p in parameters if p.requires_grad]
-    return cast(tuple[Tensor, Tensor], _MeanInPortions.apply(objective, rows, len(tensors), *tensors, *wanted))
+    return cast(tuple[Tensor, Tensor], _MeanInPortions.apply(objective, sizes, len(tensors), *tensors, *wanted))
 
 
 def in_blocks(function: Callable[[Tensor], Tensor], z: Tensor, weight: int = 1) -> Tensor:
@@ -81,14 +86,16 @@ class _MeanInPortions(torch.autograd.Function):
     """The mean, its gradient computed on the way forward: it is linear in the cotangent, a single number."""
 
     @staticmethod
-    def forward(ctx: Any, objective: PerExample, rows: int, count: int, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, objective: PerExample, sizes: list[int], count: int, *inputs: Tensor
+    ) -> tuple[Tensor, Tensor]:
         tensors, parameters = inputs[:count], inputs[count:]
         needed = ctx.needs_input_grad[3 : 3 + count]
         batch, device = tensors[0].shape[-2], tensors[0].device.type
         told: list[tuple[Tensor, Tensor]] = []
         of_rows: list[tuple[Tensor, ...]] = []
         of_parameters: list[Tensor | None] = [None] * len(parameters)
-        for parts in zip(*(t.split(rows, dim=-2) for t in tensors), strict=True):
+        for parts in zip(*(t.split(sizes, dim=-2) for t in tensors), strict=True):
             with torch.enable_grad():
                 leaves = [part.detach().requires_grad_(need) for part, need in zip(parts, needed, strict=True)]
                 values, numbers = objective(*leaves)

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 Stage = Literal["train", "val", "test", "predict", "figures", "sample"]
-Purpose = Literal[Stage, "tightness", "annealing", "simulation", "diagnosis", "pilots", "fitted", "evaluator"]
+Purpose = Literal[
+    Stage, "tightness", "annealing", "simulation", "diagnosis", "pilots", "fitted", "evaluator", "roulette"
+]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 
