@@ -173,7 +173,7 @@ def test_every_config_trains_validates_and_tests(config: Path, run: Run) -> None
     first = config.read_text().splitlines()[0]
     assert first == f"# lvm-lightning fit --config configs/{config.name}"
     few = ["--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1", *QUIET]
-    few += ["--trainer.val_check_interval", "2", "--trainer.log_every_n_steps", "1"]
+    few += ["--trainer.val_check_interval", "2", "--trainer.log_every_n_steps", "1", "--evaluation.spacing", "0.2"]
     images = "StaticMNIST" in config.read_text()
     if images:
         few += ["--data.batch_size", "8", "--data.eval_batch_size", "8"]

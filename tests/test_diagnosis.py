@@ -131,6 +131,7 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path, run: Run, caps
 
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 FIT = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--trainer.limit_val_batches", "1", *QUIET]
+FIT += ["--evaluation.spacing", "0.2"]
 MODELS: dict[str, list[str]] = {
     "exponential_posterior": [],
     "prior_iwae": ["--model.decoder.hidden", "[8]"],

@@ -24,6 +24,7 @@ TRAINER = {
     },
 }
 SMALL = {"class_path": "lvm_lightning.networks.MLP", "init_args": {"hidden": [8]}}
+COARSE = ["--evaluation.spacing", 0.2]
 BARS = {"class_path": "my_data.Bars"}
 VAE = {"latent_dim": 2, "data_dim": 64, "encoder": SMALL, "decoder": SMALL}
 PRIOR_IWAE = {"data_dim": 64, "inner_samples": 4, "decoder": SMALL, "output_bias": "zero"}
@@ -42,7 +43,7 @@ def quantities(
     }
     Path("own.yaml").write_text(yaml.safe_dump(content))
     assert run("fit", "--config", "own.yaml") == 0
-    assert run("test", "--config", "own.yaml", "--ckpt_path", "last", "--evaluation.samples", 8) == 0
+    assert run("test", "--config", "own.yaml", "--ckpt_path", "last", "--evaluation.samples", 8, *COARSE) == 0
     found = json.loads(Path("runs/own/version_0/evaluation.json").read_text())["quantities"]
     return {q["name"]: q for q in found}
 

@@ -26,6 +26,7 @@ ONE_STEP = [
     *["--trainer.max_steps", "1", "--trainer.val_check_interval", "1", "--trainer.log_every_n_steps", "1"],
     *["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"],
     *["--trainer.limit_val_batches", "1", "--data", "tests.small.SmallImages", "--model.data_dim", "12"],
+    *["--evaluation.spacing", "0.2"],
 ]
 
 

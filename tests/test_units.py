@@ -30,7 +30,7 @@ CONFIGS: dict[str, tuple[list[str], str, str]] = {
 FEW: list[object] = [
     *["--trainer.max_steps", 2, "--trainer.limit_val_batches", 1, "--trainer.limit_test_batches", 1],
     *["--trainer.val_check_interval", 2, "--trainer.enable_progress_bar", "false"],
-    *["--trainer.enable_model_summary", "false", "--evaluation.samples", 25],
+    *["--trainer.enable_model_summary", "false", "--evaluation.samples", 25, "--evaluation.spacing", 0.2],
 ]
 DIFFERENCES = (" − ", "KL", "I_q", "width", "error of", "256 grey levels")
 OTHER = ("active units", "effective sample size", "Pareto", "signal-to-noise", "θ")

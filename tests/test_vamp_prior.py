@@ -37,8 +37,8 @@ def test_it_integrates_to_one_and_its_samples_have_its_density(K: int, head: typ
     grid = torch.cartesian_prod(*[axis] * K).view(-1, K)
     with torch.no_grad():
         density = prior.log_prob(grid).exp() * (axis[1] - axis[0]) ** K
-        z = prior.sample(20_000, torch.Generator().manual_seed(1))
-        assert z.shape == (20_000, K)
+        z = prior.sample(8000, torch.Generator().manual_seed(1))
+        assert z.shape == (8000, K)
         assert float(density.sum()) == pytest.approx(1, abs=1e-6)
         assert_within(z, density @ grid, errors=4)
         assert_within(z.square(), density @ grid.square(), errors=4)
