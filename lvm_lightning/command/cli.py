@@ -14,8 +14,9 @@ import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningCLI
 
 from lvm_lightning.command.config_files import require_configs
-from lvm_lightning.command.environment import another_speaks, end_with_the_parent
+from lvm_lightning.command.environment import end_with_the_parent
 from lvm_lightning.command.lightning_cli import CLI
+from lvm_lightning.command.meeting import MEETING
 from lvm_lightning.command.parsing import Parser, nearest
 from lvm_lightning.command.paths import expand_paths, expanded
 from lvm_lightning.command.runs import SaveRunConfig, process_rank
@@ -76,7 +77,7 @@ def main() -> int:
         if debugging():
             raise
         rank = f"[process {process_rank()}] " if process_rank() else ""
-        if not (isinstance(error, UserError) and another_speaks()):
+        if not MEETING.another_tells(error):
             print(f"{PROGRAM}: error: {rank}{one_line(str(error) or type(error).__name__)}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     finally:

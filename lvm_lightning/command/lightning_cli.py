@@ -15,10 +15,11 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lvm_lightning.callbacks import finite, pictures, run_checkpoint, run_folder, training
 from lvm_lightning.command import checkpoints, config_files, environment, folders, parsing, paths, runs
+from lvm_lightning.command.meeting import MEETING
 from lvm_lightning.modules import ExponentialPosterior, GaussianVAE
 from lvm_lightning.modules.provenance import provenance
 from lvm_lightning.studies import STUDIES, Study, Subject
-from lvm_lightning.support import PROGRAM, NonNegativeInt, Stopped, UserError
+from lvm_lightning.support import PROGRAM, NonNegativeInt, Stopped, UserError, debugging
 
 ARGUMENT_ERRORS = (ValueError, TypeError, MisconfigurationException, ModuleNotFoundError, NotImplementedError)
 
@@ -196,8 +197,20 @@ class CLI(LightningCLI):
             self.trainer.test(self.model, self.datamodule, verbose=False)
 
     def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; of what fails in all processes, one tells, while the others can hear it."""
+        try:
+            self._run_or_say_why(subcommand)
+        except Exception as error:
+            if debugging() or MEETING.must_tell(str(error)):
+                raise
+            raise SystemExit(2 if isinstance(error, UserError) else 1) from error
+        finally:
+            runs.end_the_others(self.trainer)
+
+    def _run_or_say_why(self, subcommand: str) -> None:
         """Run it; who stops it, or what does, learns how to go on."""
         try:
+            MEETING.join(self.trainer)
             run = self._run_study if subcommand in self._studies else super()._run_subcommand
             run(subcommand)
         except Stopped as stopped:
@@ -213,8 +226,6 @@ class CLI(LightningCLI):
                 raise
             advice = runs.how_to_go_on(self.trainer, subcommand)
             raise RuntimeError("; ".join(filter(None, [told, advice]))) from error
-        finally:
-            runs.end_the_others(self.trainer)
 
     def _run_study(self, subcommand: str) -> None:
         """Make the study of its settings, and let it look at the model."""

@@ -3,7 +3,6 @@
 import difflib
 import inspect
 import itertools
-import os
 import re
 import sys
 import traceback
@@ -17,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lvm_lightning.command.checkpoints import new_name, new_setting
 from lvm_lightning.command.environment import another_speaks
+from lvm_lightning.command.meeting import ENDED
 from lvm_lightning.support import PROGRAM, UserError, debugging, one_line
 from lvm_lightning.support.argtypes import RULES
 
@@ -242,9 +242,4 @@ def what_happened(error: OSError | RuntimeError) -> str | None:
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
     lost = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "DistBackendError")
-    if "EADDRINUSE" in str(error):
-        port = os.environ.get("MASTER_PORT")
-        return f"MASTER_PORT: must be a free port, got {port}, where another process listens; set another, or none"
-    if any(words in str(error) for words in lost):
-        return "another process of this run has ended, or cannot be reached"
-    return None
+    return ENDED if any(words in str(error) for words in lost) else None

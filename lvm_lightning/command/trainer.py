@@ -10,6 +10,7 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.profilers import Profiler
 
 from lvm_lightning.command.checkpoints import SafeCheckpointIO
+from lvm_lightning.command.meeting import MEETING
 from lvm_lightning.command.runs import as_list
 from lvm_lightning.support import STOP, NonNegativeInt, OrUnlimited, PositiveFloat, PositiveInt
 
@@ -87,6 +88,11 @@ class Trainer(pl.Trainer):
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, SafeCheckpointIO()]
         super().__init__(**given, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        """Meet the other processes first: torch, which connects them, waits for half an hour for one that has ended."""
+        MEETING.ready(self)
+        return super()._run(*args, **kwargs)
 
     def _run_stage(self) -> Any:
         """Take SIGTERM and Ctrl-C over again.
