@@ -63,8 +63,8 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
     # classes and choices
     "model": ([*FIT, "--model", "PriorIWEA"], 2, "model: must be a .* class .*got PriorIWEA; .*mean PriorIWAE?"),
     "optimiser": ([*FIT, "--model.optimizer", "Adan"], 2, "model.optimizer: .*got Adan; did you mean Adam?"),
-    "no optimiser": ([*FIT, "--model.optimizer", "null"], 2, "model.optimizer: must be a class .*got None"),
-    "no decoder": ([*FIT, "--model.decoder", "null"], 2, "model.decoder: must be a class .*got None"),
+    "no optimiser": ([*FIT, "--model.optimizer", "null"], 2, "model.optimizer: must be a .* class .*got None"),
+    "no decoder": ([*FIT, "--model.decoder", "null"], 2, "model.decoder: must be a .* class .*got None"),
     "callback": ([*FIT, CALLBACK, "EarlyStoping"], 2, "callbacks: .*got EarlyStoping; did you mean EarlyStopping?"),
     "a class of another kind": ([*FIT, "--model", "torch.nn.Linear"], 2, "model: .*torch.nn.Linear"),
     "points": ([*FIT, "--model.points", "sobl"], 2, "model.points: must be iid or sobol, got sobl; .*mean sobol?"),
