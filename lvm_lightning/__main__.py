@@ -1,5 +1,6 @@
 """``python -m lvm_lightning`` is the console command ``lvm-lightning``."""
 
+import os
 import signal
 import sys
 
@@ -12,6 +13,7 @@ def run() -> int:
     if (mistake := wrong_variable()) is not None:
         print(f"lvm-lightning: error: {mistake}", file=sys.stderr)
         return 2
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of its warnings we tell what matters, in one line
     try:
         from lvm_lightning.command.cli import main
     except KeyboardInterrupt:

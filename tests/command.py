@@ -52,6 +52,8 @@ def _be_the_command(arguments: list[str], folder: str, environment: Mapping[str,
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.chdir(folder)
     os.environ.update(environment)
+    from lvm_lightning.command import meeting
+
     ConstrainedLayoutEngine.execute = lambda self, fig: None  # type: ignore[method-assign]  # half of a short run
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job hands on that it is ignored
     if limit := os.environ.get("LVM_TEST_FILE_LIMIT"):
@@ -60,6 +62,8 @@ def _be_the_command(arguments: list[str], folder: str, environment: Mapping[str,
         shutil.disk_usage = lambda path: shutil._ntuple_diskusage(int(free), 0, int(free))
     if os.environ.get("LVM_TEST_NO_LOCKS"):
         fcntl.flock = _no_locks
+    if seconds := os.environ.get("LVM_TEST_SECONDS_TO_MEET"):
+        meeting.SECONDS_TO_COME = meeting.SECONDS_TO_ANSWER = float(seconds)
     sys.argv = ["lvm-lightning", *arguments]
     from lvm_lightning.__main__ import run
 

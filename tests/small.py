@@ -29,6 +29,22 @@ class SmallImages(StaticMNIST):
             self.splits[split] = ImageSet((pattern[label] ^ flip).to(torch.uint8), label.to(torch.uint8))
 
 
+class LostImages(SmallImages):
+    """Images that cannot be read, in some processes.
+
+    Args:
+        ranks: numbers of these processes.
+    """
+
+    def __init__(self, ranks: list[int], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.ranks = ranks
+
+    def prepare_data(self) -> None:
+        if (rank := int(os.environ["SLURM_PROCID"])) in self.ranks:
+            raise OSError(5, "cannot be read", f"images of process {rank}")
+
+
 def small_trainer(folder: Path, **options: Any) -> pl.Trainer:
     quiet: dict[str, Any] = {
         "enable_progress_bar": False,

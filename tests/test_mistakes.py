@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from tests.command import SMALL_FIT, command
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Run
 
 CONFIGS = ROOT / "configs"
 CONFIG = CONFIGS / "prior_iwae.yaml"
@@ -63,8 +63,8 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
     # classes and choices
     "model": ([*FIT, "--model", "PriorIWEA"], 2, "model: must be a .* class .*got PriorIWEA; .*mean PriorIWAE?"),
     "optimiser": ([*FIT, "--model.optimizer", "Adan"], 2, "model.optimizer: .*got Adan; did you mean Adam?"),
-    "no optimiser": ([*FIT, "--model.optimizer", "null"], 2, "model.optimizer: must be a class .*got None"),
-    "no decoder": ([*FIT, "--model.decoder", "null"], 2, "model.decoder: must be a class .*got None"),
+    "no optimiser": ([*FIT, "--model.optimizer", "null"], 2, "model.optimizer: must be a .* class .*got None"),
+    "no decoder": ([*FIT, "--model.decoder", "null"], 2, "model.decoder: must be a .* class .*got None"),
     "callback": ([*FIT, CALLBACK, "EarlyStoping"], 2, "callbacks: .*got EarlyStoping; did you mean EarlyStopping?"),
     "a class of another kind": ([*FIT, "--model", "torch.nn.Linear"], 2, "model: .*torch.nn.Linear"),
     "points": ([*FIT, "--model.points", "sobl"], 2, "model.points: must be iid or sobol, got sobl; .*mean sobol?"),
@@ -328,11 +328,13 @@ def test_the_same_slips_in_every_configuration(config: Path, subcommand: str, pr
     assert tree(prepared) == before
 
 
-def test_an_unknown_quantity_to_monitor_is_found_before_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", [2, 0])
+def test_an_unknown_quantity_to_monitor_is_found_before_training(steps: int, tmp_path: Path) -> None:
     """Which quantities there are, only a validation shows: the one before training."""
     folder = tmp_path / "run"
     folder.mkdir()
-    finished = command(folder, *SMALL_FIT, "--checkpoint.monitor", "val/bond")
+    options = ["--checkpoint.monitor", "val/bond", "--trainer.num_sanity_val_steps", steps]
+    finished = command(folder, *SMALL_FIT, *options)
     assert finished.status == 2
     assert (
         "checkpoint.monitor: must be one of val/bound, val/bound_stderr, got val/bond" in finished.err.splitlines()[-1]
@@ -340,22 +342,19 @@ def test_an_unknown_quantity_to_monitor_is_found_before_training(tmp_path: Path)
     assert not list(folder.rglob("*.ckpt"))
 
 
-@pytest.mark.parametrize("monitor", ["val/bond", "bound"])
-def test_an_unknown_quantity_to_stop_early_by_is_found_before_training(monitor: str, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    stopping = [
-        CALLBACK,
-        "EarlyStopping",
-        "--trainer.callbacks.monitor",
-        monitor,
-        "--trainer.enable_checkpointing",
-        "false",
-    ]
-    finished = command(folder, *SMALL_FIT, *stopping)
-    assert finished.status == 2
+@pytest.mark.parametrize("steps", [2, 0])
+@pytest.mark.parametrize(
+    ("callback", "monitor"), [("EarlyStopping", "val/bond"), ("EarlyStopping", "bound"), ("ModelCheckpoint", "val/los")]
+)
+def test_an_unknown_quantity_that_a_callback_monitors_is_found_before_training(
+    callback: str, monitor: str, steps: int, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where no validation is asked for before training: one batch tells."""
+    watching = [CALLBACK, callback, "--trainer.callbacks.monitor", monitor, "--trainer.num_sanity_val_steps", steps]
+    assert run(*SMALL_FIT, *watching) == 2
     rule = "trainer.callbacks.monitor: must be one of val/bound, val/bound_stderr, train/bound, got " + monitor
-    assert rule in finished.err.splitlines()[-1]
+    assert rule in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 ENVIRONMENTS = {

@@ -179,7 +179,7 @@ def test_bfloat16_is_float32_on_a_processor_without_its_products(
     made = trainer.Trainer(precision="bf16-mixed", accelerator=accelerator, logger=False)
     assert made.precision == ("bf16-mixed" if bfloat16 else "32-true")
     assert ("this processor has no bfloat16 products" in caplog.text) != bfloat16
-    assert trainer.Trainer(precision="64-true", accelerator=accelerator, logger=False).precision == "64-true"
+    assert trainer.Trainer(precision="16-mixed", accelerator=accelerator, logger=False).precision == "16-mixed"
 
 
 def test_other_devices_keep_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,17 +2,19 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.command import SMALL_FIT, Command
+from tests.command import SMALL_FIT, Command, Finished
 from tests.command import command as run_command
 from tests.conftest import ROOT, arrays
 from tests.test_resume import assert_same, left_by, stopping_at
@@ -241,8 +243,74 @@ def test_a_port_in_use_ends_every_process_and_is_named(tmp_path: Path) -> None:
             call, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=90, check=False
         )
     assert failed.returncode == 1
-    assert f"MASTER_PORT: must be a free port, got {port}, where another" in failed.stderr.splitlines()[-1]
+    (error,) = [line for line in failed.stderr.splitlines() if not re.match("[GT]PU available: ", line)]
+    assert f"MASTER_PORT: must be a free port, got {port}, where another" in error
     assert not list(tmp_path.iterdir())
+
+
+SOON = {"LVM_TEST_SECONDS_TO_MEET": "2"}
+
+
+@pytest.fixture
+def no_store() -> Iterator[str]:
+    """A port where something listens that never answers."""
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        listener.listen()
+        yield str(listener.getsockname()[1])
+
+
+def under_srun(folder: Path, port: str, ranks: tuple[int, ...], *arguments: object) -> list[Finished]:
+    """What those processes of a run leave that srun alone has started: it ends none of them."""
+    folder.mkdir(exist_ok=True)
+    call = [*SMALL_FIT, *TWO, *AS_IN_THE_SCRIPT["srun"], *arguments]
+    all_of_them = [Command(folder, *call, environment=under_slurm(rank, int(port)) | SOON) for rank in ranks]
+    return [running.wait(seconds=60) for running in all_of_them]
+
+
+def errors(finished: Finished) -> list[str]:
+    return [line for line in finished.err.splitlines() if line.startswith("lvm-lightning: error: ")]
+
+
+def test_a_port_in_use_ends_every_process_that_srun_has_started(no_store: str, tmp_path: Path) -> None:
+    one, two = under_srun(tmp_path / "run", no_store, (0, 1))
+    assert (one.status, two.status) == (1, 1)
+    (error,) = errors(one) + errors(two)
+    assert f"MASTER_PORT: must be a free port, got {no_store}, where another process listens" in error
+    assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("rank", "message"),
+    [
+        (0, "every process of the run must come to port {}, got 1 of 2 within 2 s"),
+        (1, "process 0 must listen there, got {}"),
+    ],
+)
+def test_a_process_whose_others_never_come_ends(rank: int, message: str, tmp_path: Path) -> None:
+    port = str(free_port())
+    (alone,) = under_srun(tmp_path / "run", port, (rank,))
+    assert alone.status == 1
+    (error,) = errors(alone)
+    assert f"MASTER_PORT: {message.format(port)}" in error
+
+
+@pytest.mark.parametrize("ranks", [[0, 1], [0], [1]])
+def test_a_failure_of_all_processes_is_told_once_and_one_of_a_single_process_too(
+    ranks: list[int], tmp_path: Path
+) -> None:
+    """Process 0 tells what they all have; who waits for one that has failed ends as well."""
+    lost = ["--data", "tests.small.LostImages", "--data.ranks", ranks]
+    finished = under_srun(tmp_path / "run", str(free_port()), (0, 1), *lost)
+    assert [one.status for one in finished] == [1, 1]
+    told = [error.partition(": error: ")[2] for one in finished for error in errors(one)]
+    expected = {
+        (0, 1): ["images of process 0: cannot be read"],
+        (0,): ["images of process 0: cannot be read", "[process 1] another process of this run has ended"],
+        (1,): ["another process of this run has ended", "[process 1] images of process 1: cannot be read"],
+    }[tuple(ranks)]
+    assert all(map(str.startswith, told, expected)), told
+    assert len(told) == len(expected), told
 
 
 def test_a_killed_process_takes_those_that_it_started_with_it(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from jsonargparse import Namespace
 
-from lvm_lightning.command.checkpoints import migrate, new_name, new_setting
+from lvm_lightning.command.older import migrate, new_name, new_setting
 from lvm_lightning.command.parsing import with_key
 from tests.command import SMALL_FIT, command
 

@@ -21,7 +21,7 @@ from lvm_lightning.evaluation.rise import Tightness, tightness
 from lvm_lightning.figures import curves, pictures
 from lvm_lightning.modules import ExponentialPosterior, GaussianVAE
 from lvm_lightning.modules.base import LatentVariableModule
-from lvm_lightning.support import PositiveInt
+from lvm_lightning.support import PositiveFloat, PositiveInt
 
 SOURCE_LIMIT = 15.0
 """Where the teaching source cuts its grid over z off."""
@@ -59,7 +59,7 @@ class Pictures(Callback):
         extent: half the width of the decoded grid.
     """
 
-    def __init__(self, side: PositiveInt = 8, extent: float = 3.0) -> None:
+    def __init__(self, side: PositiveInt = 8, extent: PositiveFloat = 3.0) -> None:
         self.side, self.extent = side, extent
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

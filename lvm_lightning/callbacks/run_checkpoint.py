@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lvm_lightning.callbacks.run_folder import has_stepped, run_folder
-from lvm_lightning.support import STOP, NonNegativeFloat, OrUnlimited, UserError
+from lvm_lightning.support import STOP, NonNegativeFloat, OrUnlimited
 
 LAST = "last.ckpt"
 
@@ -60,12 +60,6 @@ class RunCheckpoint(ModelCheckpoint):
         for stopping in trainer.early_stopping_callbacks:
             if stopping.monitor.startswith("val/"):
                 stopping._check_on_train_epoch_end = False
-
-    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find out before training that the monitored quantity does not exist."""
-        if self.monitor is not None and self.monitor not in trainer.callback_metrics:
-            known = ", ".join(sorted(trainer.callback_metrics))
-            raise UserError(f"checkpoint.monitor: must be one of {known}, got {self.monitor}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a signal waits for the end of the step; parts that a killed run left behind go."""

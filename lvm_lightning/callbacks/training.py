@@ -8,11 +8,12 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lvm_lightning.callbacks.pictures import publish
+from lvm_lightning.callbacks.run_checkpoint import RunCheckpoint
 from lvm_lightning.callbacks.run_folder import has_stepped, run_folder
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.evaluation import LOG_P
@@ -22,6 +23,18 @@ from lvm_lightning.support import UserError, replacing
 
 LAST = 50
 """Steps that the closing mean is taken over."""
+LOGGED = ("val/bound", "val/bound_stderr")
+"""What every module here logs in a validation."""
+
+
+def monitored(trainer: Trainer) -> list[tuple[str, str]]:
+    """What early stopping and checkpoints look at: the argument and its value."""
+    found: list[tuple[str, str | None]] = [
+        (f"{'checkpoint' if isinstance(callback, RunCheckpoint) else 'trainer.callbacks'}.monitor", callback.monitor)
+        for callback in [*trainer.early_stopping_callbacks, *trainer.checkpoint_callbacks]
+        if isinstance(callback, EarlyStopping | ModelCheckpoint)
+    ]
+    return [(key, monitor) for key, monitor in found if monitor is not None]
 
 
 class TrainingBound(Callback):
@@ -37,15 +50,24 @@ class TrainingBound(Callback):
         self._pending: list[Tensor] = []
         self._parts: list[Tensor] = []
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Where something else than the bound is monitored, look at one validation batch, even if none is asked for.
+
+        Only a validation shows what it logs, and the first one may be hours away.
+        """
+        if trainer.num_sanity_val_steps == 0 and any(monitor not in LOGGED for _, monitor in monitored(trainer)):
+            trainer.num_sanity_val_steps = 1
+
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find out before training that what early stopping looks at does not exist.
+        """Find out before training that a monitored quantity does not exist.
 
         What a module of the user's own logs in training, only training shows.
         """
-        for stopping in trainer.early_stopping_callbacks:
-            if stopping.monitor not in trainer.callback_metrics and not stopping.monitor.startswith("train/"):
-                known = ", ".join([*sorted(trainer.callback_metrics), "train/bound"])
-                raise UserError(f"trainer.callbacks.monitor: must be one of {known}, got {stopping.monitor}")
+        for key, monitor in monitored(trainer):
+            known, in_training = sorted(trainer.callback_metrics), key != "checkpoint.monitor"
+            if monitor not in known and not (in_training and monitor.startswith("train/")):
+                told = ", ".join([*known, *(["train/bound"] if in_training else [])])
+                raise UserError(f"{key}: must be one of {told}, got {monitor}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Each process has a slice of the batch: the bound is the mean over them."""

@@ -1,7 +1,4 @@
-"""Checkpoints, read without running any code in them and held against the configuration.
-
-Those of an older version, as its configs and its command line, call some things by another name.
-"""
+"""Checkpoints, read without running any code in them and held against the configuration and the model."""
 
 import hashlib
 import io
@@ -12,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import TorchCheckpointIO
 
+from lvm_lightning.command.older import OLDER, migrate
 from lvm_lightning.support import PROGRAM, UserError, replacing
 
 TRAINING_ONLY = ("optimizer", "lr_scheduler")
@@ -28,20 +27,8 @@ TRAINER_SETTINGS = (
     *("limit_train_batches", "overfit_batches"),
 )
 """Settings of the trainer that the steps depend on."""
-
-OLDER = "lvm_lightning_older"
-"""Key in a checkpoint whose weights had other names: it can be tested, but its training cannot go on exactly."""
-ROOMS = {"likelihoods": "densities", "priors": "densities", "proposals": "densities", "optimizers": "networks"}
-"""Where a public class was → where it is."""
-NEW_SETTINGS = {
-    "model.test_samples": "evaluation.samples",
-    "model.test_widen": "evaluation.widen",
-    "model.quadrature_spacing": "evaluation.spacing",
-    "model.alpha": "model.bound, Renyi with its alpha (none for alpha 0)",
-}
-"""What a setting was called → what it is called."""
-WEIGHTS = ("prior.", "decoder.", "likelihood.")
-"""What the name of a weight began with that is now one of the ``model.``'s."""
+TRAINING = ("optimizer_states", "loops", "callbacks")
+"""What a training goes on with besides the weights."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -66,12 +53,49 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     if not whole:
         raise UserError(f"ckpt_path: {path} is damaged, its checksum is not the one that was written; give another one")
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+    if checkpoint is None or not _is_of_a_model(checkpoint):
         raise UserError(f"ckpt_path: {path} holds no trained model; give a checkpoint that '{PROGRAM} fit' wrote")
     for name, weight in checkpoint["state_dict"].items():
-        if bool(weight.isnan().any()):
-            raise UserError(f"ckpt_path: every weight must be a number, got NaN in {name} of {path}; give another one")
+        if not bool(weight.isfinite().all()):
+            worst = float(weight[~weight.isfinite()][0])
+            raise UserError(
+                f"ckpt_path: every weight must be a number, got {worst:g} in {name} of {path}; give another one"
+            )
     return migrate(checkpoint)
+
+
+def _is_of_a_model(checkpoint: Any) -> bool:
+    """Whether a checkpoint has weights by name, and settings where it has them."""
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        return False
+    settings = (checkpoint.get(name, {}) for name in ("hyper_parameters", SETTINGS))
+    weights = checkpoint["state_dict"].values()
+    return all(isinstance(weight, torch.Tensor) for weight in weights) and all(isinstance(s, dict) for s in settings)
+
+
+def require_weights(path: Path, checkpoint: dict[str, Any], model: LightningModule, subcommand: str) -> None:
+    """Refuse a checkpoint that lacks what the model, or the rest of a training, has to go on with.
+
+    Raises:
+        UserError: naming the first thing that is missing or differs.
+    """
+    held, wanted = (
+        {name: tuple(weight.shape) for name, weight in weights.items()}
+        for weights in (checkpoint["state_dict"], model.state_dict())
+    )
+    for name in sorted(wanted.keys() | held.keys()) if model.strict_loading else ():
+        if held.get(name) != wanted.get(name):
+            has, needs = (f"shape {found[name]}" if name in found else "none" for found in (held, wanted))
+            raise UserError(
+                f"ckpt_path: the weights must be those of the model, got {name} with {has} in {path}, the model has "
+                f"{needs}; give a checkpoint of this model"
+            )
+    lacking = [name for name in TRAINING if subcommand == "fit" and not checkpoint.get(name)]
+    if lacking:
+        raise UserError(
+            f"ckpt_path: training goes on from weights, {' and '.join(TRAINING)}, got no {lacking[0]} in {path}; give "
+            "the run's last.ckpt, or train anew"
+        )
 
 
 def sealed(content: bytes) -> bytes:
@@ -191,46 +215,3 @@ def require_same_run(path: Path, checkpoint: dict[str, Any], settings: dict[str,
 def run_of(checkpoint: Path) -> Path:
     """Folder of the run that wrote a checkpoint: ``<run>/checkpoints/<name>.ckpt``."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-
-
-def new_name(path: str) -> str:
-    """The import path of a class today."""
-    package, *inner = path.split(".")
-    moved = package == "lvm_lightning" and len(inner) > 1 and inner[0] in ROOMS
-    return f"{package}.{ROOMS[inner[0]]}.{inner[-1]}" if moved else path
-
-
-def new_setting(key: str) -> str | None:
-    """What replaces a setting that is gone."""
-    return NEW_SETTINGS.get(key.replace("init_args.", ""))
-
-
-def migrate(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint under today's names: its class paths, its settings and its weights. One of today stays as it is.
-
-    Settings are renamed in this package's modules alone: in a user's own, ``alpha`` is what he says it is.
-    """
-    settings = _renamed(checkpoint.get("hyper_parameters", {}))
-    if str(settings.get("_class_path")).startswith("lvm_lightning.modules."):
-        if "bound" not in settings:
-            settings["bound"] = _bound(settings.get("alpha", 0.0))
-        settings = {name: value for name, value in settings.items() if f"model.{name}" not in NEW_SETTINGS}
-    weights = checkpoint["state_dict"]
-    renamed = {f"model.{name}" if name.startswith(WEIGHTS) else name: value for name, value in weights.items()}
-    found = checkpoint | {"hyper_parameters": settings, "state_dict": renamed}
-    return found if renamed.keys() == weights.keys() else found | {OLDER: True}
-
-
-def _bound(alpha: float) -> str | dict[str, Any]:
-    """The bound that a module without the argument had: the Rényi bound of order α, by default 0."""
-    objectives = "lvm_lightning.objectives"
-    return {"class_path": f"{objectives}.Renyi", "init_args": {"alpha": alpha}} if alpha else f"{objectives}.iw_elbo"
-
-
-def _renamed(value: Any) -> Any:
-    """The same plain value with every class path renamed."""
-    if isinstance(value, dict):
-        return {name: _renamed(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_renamed(inner) for inner in value)
-    return new_name(value) if isinstance(value, str) else value

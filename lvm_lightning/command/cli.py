@@ -14,10 +14,13 @@ import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningCLI
 
 from lvm_lightning.command.config_files import require_configs
-from lvm_lightning.command.environment import another_speaks, end_with_the_parent
+from lvm_lightning.command.environment import end_with_the_parent
+from lvm_lightning.command.folders import require_output
 from lvm_lightning.command.lightning_cli import CLI
-from lvm_lightning.command.parsing import Parser, nearest
+from lvm_lightning.command.meeting import MEETING
+from lvm_lightning.command.parsing import Parser, in_words
 from lvm_lightning.command.paths import expand_paths, expanded
+from lvm_lightning.command.rules import nearest
 from lvm_lightning.command.runs import SaveRunConfig, process_rank
 from lvm_lightning.command.trainer import Trainer
 from lvm_lightning.modules.base import LatentVariableModule
@@ -76,8 +79,8 @@ def main() -> int:
         if debugging():
             raise
         rank = f"[process {process_rank()}] " if process_rank() else ""
-        if not (isinstance(error, UserError) and another_speaks()):
-            print(f"{PROGRAM}: error: {rank}{one_line(str(error) or type(error).__name__)}", file=sys.stderr)
+        if not MEETING.another_tells(error):
+            print(f"{PROGRAM}: error: {rank}{one_line(in_words(error))}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     finally:
         STOP.restore()
@@ -110,10 +113,12 @@ def study_named(word: str, others: Sequence[str]) -> type[Study] | type[FreeStud
         )
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"subcommand: must be the import path of a Study, got '{word}' ({error})") from error
-    if not (inspect.isclass(found) and issubclass(found, Study | FreeStudy)):
-        raise UserError(f"subcommand: must be a subclass of lvm_lightning.studies.Study, got '{word}'")
+    except Exception as error:  # the module is the user's own, and may fail in any way
+        told = f"{type(error).__name__}: {one_line(str(error))}"
+        raise UserError(f"subcommand: must be the import path of a Study, got '{word}' ({told})") from error
+    if not inspect.isclass(found) or not issubclass(found, Study | FreeStudy) or inspect.isabstract(found):
+        lacking = " without a run()" if inspect.isabstract(found) else ""
+        raise UserError(f"subcommand: must be a subclass of lvm_lightning.studies.Study, got '{word}'{lacking}")
     return found
 
 
@@ -128,7 +133,10 @@ def run_free(study: type[FreeStudy], word: str, arguments: Sequence[str]) -> Non
     settings: dict[str, Any] = parser.parse_args(list(arguments)).as_dict()
     expand_paths(settings)
     given = [expanded(v) if p.annotation is Path else v for p in several for v in settings.pop(p.name)]
-    print(study(*given, **settings).run())
+    with contextlib.ExitStack() as held:
+        if settings.get("output"):
+            require_output(Path(settings["output"]), held)
+        print(study(*given, **settings).run())
 
 
 @contextlib.contextmanager

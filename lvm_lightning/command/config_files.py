@@ -9,6 +9,9 @@ import yaml
 from lvm_lightning.command.paths import expanded
 from lvm_lightning.support import UserError, one_line
 
+LARGEST = 100_000
+"""Values of a config."""
+
 
 def require_configs(arguments: Sequence[str], groups: Sequence[str]) -> None:
     """Refuse a config that is not YAML, says something twice, or has something else for a group of settings.
@@ -29,6 +32,9 @@ def require_configs(arguments: Sequence[str], groups: Sequence[str]) -> None:
                 f"config: must be settings by name, got {root.tag.split(':')[-1] if root else 'nothing'} in {path}"
             )
         for key, value in root.value:
+            if not key.tag.endswith(":str"):
+                line = key.start_mark.line + 1
+                raise UserError(f"config: must be settings by name, got {key.value} for a name in {path}, line {line}")
             null = value.tag == "tag:yaml.org,2002:null"
             if key.value in groups and not (null or isinstance(value, yaml.MappingNode)):
                 given = value.value if isinstance(value, yaml.ScalarNode) else "a list"
@@ -39,6 +45,8 @@ def _root(path: Path) -> yaml.Node | None:
     """The file's node, None where it is empty."""
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+        if root is not None and _size(root, {}) > LARGEST:
+            raise UserError(f"config: must not hold more than {LARGEST:,} values, got that in {path}, with its aliases")
         for node, above in _nodes(root, (), set()) if root else ():
             if node in above:
                 raise UserError(f"config: must not hold itself, got that in {path}, line {node.start_mark.line + 1}")
@@ -47,6 +55,8 @@ def _root(path: Path) -> yaml.Node | None:
                 if key in keys[:number]:
                     line = node.value[number][0].start_mark.line + 1
                     raise UserError(f"{key}: must be given once in {path}, got it again in line {line}; leave one out")
+        if root is not None:
+            yaml.SafeLoader("").construct_document(root)
     except UnicodeDecodeError as error:
         raise UserError(f"config: must be text in UTF-8, got {path}; save it as UTF-8") from error
     except OSError as error:
@@ -59,6 +69,16 @@ def _root(path: Path) -> yaml.Node | None:
         told = one_line(getattr(error, "problem", None) or str(error))
         raise UserError(f"config: must be YAML, got {path}{where}: {told}") from error
     return root
+
+
+def _size(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many values a node stands for: a few aliases of aliases are more than any memory holds."""
+    if id(node) not in known:
+        known[id(node)] = 0.0  # what holds itself is told elsewhere
+        children = [] if isinstance(node, yaml.ScalarNode) else node.value
+        inner = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
+        known[id(node)] = 1.0 + sum(_size(part, known) for part in inner)
+    return known[id(node)]
 
 
 def _nodes(

@@ -25,6 +25,8 @@ def wrong_variable() -> str | None:
             return (
                 f"{name}: must be a whole number in the environment, got {value!r}; unset it, or let a launcher set it"
             )
+        if value is not None and name == "MASTER_PORT" and int(value) >= 2**16:
+            return f"{name}: must be a port, below {2**16:,}, got {value}; unset it, or let a launcher set it"
     return None
 
 

@@ -42,7 +42,8 @@ def take_run_folder(settings: Namespace, held: ExitStack) -> None:
         for callback in filter(None, [settings.get("checkpoint"), *callbacks]):
             path = callback.get("dirpath")
             if path is not None and "://" not in str(path):
-                _claim(Path(path), held, FIT, "checkpoint.dirpath")
+                with _writing_to("checkpoint.dirpath", path):
+                    _claim(Path(path), held, FIT, "checkpoint.dirpath")
                 _refuse_a_run(settings, "checkpoint.dirpath", Path(path), ("*.ckpt",))
 
 
@@ -71,33 +72,60 @@ def _take(settings: Namespace, held: ExitStack, lock: str) -> None:
 
 
 def require_writable(settings: Namespace, held: ExitStack) -> None:
-    """Find out now that TensorBoard's thread could not write.
+    """Find out now that a study could not write what it will have found, or TensorBoard's thread.
 
     Raises:
         UserError: if that is so.
     """
+    if settings.get("output"):
+        require_output(Path(settings.output), held)
+        return
     if "version" not in (logger := logger_arguments(settings)):
         return
     with written_to(settings):
         run = logger.version if isinstance(logger.version, str) else ""
         folder = Path(logger.get("save_dir") or ".") / (logger.get("name") or "") / run
-        _make(folder, held)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        _write_to(folder, held)
+
+
+def require_output(folder: Path, held: ExitStack) -> None:
+    """Find out now that a study could not write to the folder that it is told.
+
+    Raises:
+        UserError: if that is so.
+    """
+    with _writing_to("output", folder):
+        _write_to(folder, held)
+
+
+def _write_to(folder: Path, held: ExitStack) -> None:
+    _make(folder, held)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def written_to(settings: Namespace) -> contextlib.AbstractContextManager[None]:
+    """Tell that the logger's folder, or without a logger the trainer's, cannot be written to."""
+    if "version" in (logger := logger_arguments(settings)):
+        folder = Path(logger.get("save_dir") or ".") / (logger.get("name") or "")
+        return _writing_to("trainer.logger.save_dir", folder)
+    return _writing_to("trainer.default_root_dir", settings.trainer.get("default_root_dir"))
 
 
 @contextlib.contextmanager
-def written_to(settings: Namespace) -> Iterator[None]:
-    """Tell that a folder cannot be written to as the mistake that it is."""
+def _writing_to(argument: str, folder: Path | str | None) -> Iterator[None]:
+    """Tell that a folder cannot be written to as the mistake that it is.
+
+    Raises:
+        UserError: naming the argument and the folder.
+    """
     try:
         yield
-    except OSError as error:
-        name, value = "trainer.default_root_dir", settings.trainer.get("default_root_dir")
-        if "version" in (logger := logger_arguments(settings)):
-            name, value = "trainer.logger.save_dir", Path(logger.get("save_dir") or ".") / (logger.get("name") or "")
-        where = f"{error.filename}: " if error.filename else ""
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        where = getattr(error, "filename", None)
+        why = f"{where}: {error.strerror}" if isinstance(error, OSError) and where else str(error)
         raise UserError(
-            f"{name}: must be a folder that can be written to, got {value} ({where}{error.strerror}); name another one"
+            f"{argument}: must be a folder that can be written to, got {folder} ({why}); name another one"
         ) from error
 
 

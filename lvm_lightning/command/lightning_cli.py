@@ -12,13 +12,16 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lvm_lightning.callbacks import finite, pictures, run_checkpoint, run_folder, training
 from lvm_lightning.command import checkpoints, config_files, environment, folders, parsing, paths, runs
+from lvm_lightning.command.meeting import MEETING
+from lvm_lightning.command.trainer import require_work
 from lvm_lightning.modules import ExponentialPosterior, GaussianVAE
 from lvm_lightning.modules.provenance import provenance
 from lvm_lightning.studies import STUDIES, Study, Subject
-from lvm_lightning.support import PROGRAM, NonNegativeInt, Stopped, UserError
+from lvm_lightning.support import PROGRAM, NonNegativeInt, Stopped, UserError, debugging
 
 ARGUMENT_ERRORS = (ValueError, TypeError, MisconfigurationException, ModuleNotFoundError, NotImplementedError)
 
@@ -94,7 +97,7 @@ class CLI(LightningCLI):
         if settings.get("ckpt_path") is not None:
             path = Path(settings.ckpt_path)
             self._dump_config()
-            checkpoint = checkpoints.read_checkpoint(path)
+            self._checkpoint = checkpoint = checkpoints.read_checkpoint(path)
             checkpoints.require_same_model(path, checkpoint, self.config_dump["model"], self.config.subcommand)
             if self.config.subcommand == "fit":
                 for note in checkpoints.require_same_run(path, checkpoint, checkpoints.settings_of(self.config_dump)):
@@ -118,13 +121,9 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Take the folders that are written to: one process speaks for all of a run."""
         settings = self.config[self.subcommand]
-        ways = {"fit": folders.take_run_folder, "test": folders.take_test_folder, "validate": folders.require_writable}
-        if (
-            (take := ways.get(str(self.subcommand))) is not None
-            and not settings.trainer.get("fast_dev_run")
-            and runs.process_rank() == 0
-        ):
-            take(settings, self._held)
+        ways = {"fit": folders.take_run_folder, "test": folders.take_test_folder}
+        if not settings.trainer.get("fast_dev_run") and runs.process_rank() == 0:
+            ways.get(str(self.subcommand), folders.require_writable)(settings, self._held)
 
     def instantiate_classes(self) -> None:
         """Make the model, the data and the trainer; an argument that one of them refuses is the user's mistake."""
@@ -136,13 +135,17 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer with the callbacks that fit its switches, once the model and the data are known to fit it."""
         settings = self.config[self.subcommand].trainer
+        require_work(str(self.subcommand), settings)
         self.model.check_data(self.datamodule)
+        given = self._get(self.config, "ckpt_path")
+        if given is not None and not is_overridden("configure_model", self.model):
+            checkpoints.require_weights(Path(given), self._checkpoint, self.model, str(self.subcommand))
         if self.subcommand == "fit":
             self.model.make_optimizer(max(0, settings.get("max_steps", 0)))
         self._choose_callbacks(self._get(self.config_init, "trainer"), self._parser(self.subcommand).callback_keys)
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except ARGUMENT_ERRORS as error:
+        except (*ARGUMENT_ERRORS, RuntimeError) as error:
             names = ("accelerator", "devices", "strategy", "precision")
             received = ", ".join(f"{name} {settings.get(name)}" for name in names)
             if str(error).startswith("trainer."):  # ours, which names the argument itself
@@ -196,8 +199,20 @@ class CLI(LightningCLI):
             self.trainer.test(self.model, self.datamodule, verbose=False)
 
     def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; of what fails in all processes, one tells, while the others can hear it."""
+        try:
+            self._run_or_say_why(subcommand)
+        except Exception as error:
+            if debugging() or MEETING.must_tell(str(error)):
+                raise
+            raise SystemExit(2 if isinstance(error, UserError) else 1) from error
+        finally:
+            runs.end_the_others(self.trainer)
+
+    def _run_or_say_why(self, subcommand: str) -> None:
         """Run it; who stops it, or what does, learns how to go on."""
         try:
+            MEETING.join(self.trainer)
             run = self._run_study if subcommand in self._studies else super()._run_subcommand
             run(subcommand)
         except Stopped as stopped:
@@ -213,8 +228,6 @@ class CLI(LightningCLI):
                 raise
             advice = runs.how_to_go_on(self.trainer, subcommand)
             raise RuntimeError("; ".join(filter(None, [told, advice]))) from error
-        finally:
-            runs.end_the_others(self.trainer)
 
     def _run_study(self, subcommand: str) -> None:
         """Make the study of its settings, and let it look at the model."""

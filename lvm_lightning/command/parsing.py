@@ -3,24 +3,23 @@
 import difflib
 import inspect
 import itertools
-import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
-from types import UnionType
-from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
 
 from jsonargparse import Namespace, _typehints
 from jsonargparse._typehints import ActionTypeHint, import_object
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lvm_lightning.command.checkpoints import new_name, new_setting
 from lvm_lightning.command.environment import another_speaks
+from lvm_lightning.command.meeting import ENDED
+from lvm_lightning.command.older import new_setting
+from lvm_lightning.command.rules import is_no_value, nearest, rule_of
 from lvm_lightning.support import PROGRAM, UserError, debugging, one_line
-from lvm_lightning.support.argtypes import RULES
 
-A_CLASS, UNKNOWN = " class or its import path", "no such argument"
+UNKNOWN = "no such argument"
 _OPEN, _CLOSE = "⟦", "⟧"
 """Around what the parser of a class says: the parsers above it wrap it in accounts of everything else they tried."""
 
@@ -56,6 +55,15 @@ class Parser(LightningArgumentParser):
             return super().parse_args(*args, **kwargs)
         finally:
             _typehints.discard_init_args_on_class_path_change = kept
+
+    def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
+        """As jsonargparse does, but it passes over what is null, and takes an infinite number for a number."""
+        for action in self._actions:
+            if isinstance(action, ActionTypeHint) and action.dest in namespace:
+                given, hint = namespace[action.dest], action._typehint
+                if given != action.default and is_no_value(given, hint):
+                    raise TypeError(f'Parser key "{action.dest}": {rule_of(hint, given)}')
+        super().validate(namespace, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Report the mistake and exit; with ``LVM_DEBUG=1``, with its traceback."""
@@ -127,7 +135,7 @@ def _mistake(parser: Parser, message: str, error: Exception | None) -> Mistake:
     found = Mistake(inner[1], inner[2]) if inner else None
     if (check := _failed_check(error)) is not None:
         key, hint, value = check
-        return Mistake(f"{key}.{found.key}".rstrip("."), found.rule) if found else Mistake(key, _rule(hint, value))
+        return Mistake(f"{key}.{found.key}".rstrip("."), found.rule) if found else Mistake(key, rule_of(hint, value))
     if found is not None:
         return found
     if (unknown := _refused_key(parser, message, error)) is not None:
@@ -149,52 +157,10 @@ def _failed_check(error: Exception | None) -> tuple[str, Any, Any] | None:
 def _refused_key(parser: Parser, message: str, error: Exception | None) -> str | None:
     """The key that the parser does not have: a word of the command line, or a key of a config, quoted last."""
     if error is None:
-        word = next((word for word in parser.args if word in message.split()), None)
+        word = next((word for word in message.split() if word in parser.args), None)
         return None if word is None else word.lstrip("-").partition("=")[0]
     quoted = re.findall(r"'([\w.+-]+)'", message) if isinstance(error, KeyError) else []
     return quoted[-1] if quoted else None
-
-
-def _rule(hint: Any, value: Any) -> str:
-    """``must be …, got …`` of a type and the value that is not of it."""
-    value = getattr(value, "val", value)  # what is given for a key below comes with the key
-    if not isinstance(value, str) and hasattr(value, "get"):
-        value = value.get("class_path", value)
-    rules, given = list(dict.fromkeys(_rules(hint))), str(value)
-    if given.isdecimal() and int(given) >= 2**63 and "a text" not in rules:
-        return f"must be below 2**63, got {given}"
-    near = nearest(given, [*rules, *(_class_names() if any(rule.endswith(A_CLASS) for rule in rules) else ())])
-    new = new_name(given)
-    cure = near if new == given else f"; it is now {new}"
-    return f"must be {' or '.join(rules)}, got {given}{cure}" if rules else f"must not be {given}"
-
-
-def _rules(hint: Any) -> list[str]:
-    """What a type asks for, in words."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return [str(word) for word in inner]
-    if origin in (Union, UnionType):
-        return [rule for alternative in inner for rule in _rules(alternative)]
-    if hint in RULES:
-        return [RULES[hint]]
-    if inspect.isclass(origin or hint) and issubclass(origin or hint, Iterable) and hint is not str:
-        elements = [rule for element in inner[:1] for rule in _rules(element)]
-        return elements if any(A_CLASS in rule for rule in elements) else [", each ".join(["a list", *elements[:1]])]
-    return [] if hint in (Any, type(None)) else [f"a {_class_of(hint)}{A_CLASS}"]
-
-
-def _class_of(hint: Any) -> str:
-    """Name of the class that a type asks for, or that a callable returns."""
-    while get_args(hint):
-        hint = get_args(hint)[-1]
-    return getattr(hint, "__name__", str(hint))
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """``; did you mean …?``, or nothing where nothing is near."""
-    close = difflib.get_close_matches(word, sorted(set(known)), n=1)
-    return f"; did you mean {close[0]}?" if close and close[0] != word else ""
 
 
 def _nearest_key(key: str, known: list[str]) -> str:
@@ -204,13 +170,6 @@ def _nearest_key(key: str, known: list[str]) -> str:
         return nearest(key, known)
     close = difflib.get_close_matches(head, heads, n=1)
     return f"; did you mean {close[0]}.{rest}?" if close else ""
-
-
-def _class_names() -> set[str]:
-    """Names of the classes that a config may mean by their bare name."""
-    rooms = ("lvm_lightning.", "torch.optim", "lightning.pytorch.callbacks", "lightning.pytorch.loggers")
-    modules = [module for name, module in list(sys.modules.items()) if name.startswith(rooms)]
-    return {name for module in modules for name, _ in inspect.getmembers(module, inspect.isclass)}
 
 
 def with_key(message: str, settings: Namespace) -> str:
@@ -224,11 +183,17 @@ def with_key(message: str, settings: Namespace) -> str:
     return min(found, key=lambda key: key.count("."), default=name) + message.removeprefix(name)
 
 
+def in_words(error: BaseException) -> str:
+    """What an error says, with its name where that alone makes a sentence of it: a KeyError says the key."""
+    said, name = str(error), type(error).__name__
+    return f"{name}: {said}" if said and isinstance(error, LookupError) else said or name
+
+
 def first_told(error: BaseException) -> str:
     """What a class said that refused its arguments: jsonargparse tells it among all else that it tried."""
     while error.__cause__ is not None and _raised_in(error).startswith("jsonargparse"):
         error = error.__cause__
-    return str(error)
+    return in_words(error)
 
 
 def _raised_in(error: BaseException) -> str:
@@ -242,9 +207,4 @@ def what_happened(error: OSError | RuntimeError) -> str | None:
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
     lost = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "DistBackendError")
-    if "EADDRINUSE" in str(error):
-        port = os.environ.get("MASTER_PORT")
-        return f"MASTER_PORT: must be a free port, got {port}, where another process listens; set another, or none"
-    if any(words in str(error) for words in lost):
-        return "another process of this run has ended, or cannot be reached"
-    return None
+    return ENDED if any(words in str(error) for words in lost) else None

@@ -1,20 +1,31 @@
 """Lightning's Trainer with the ranges of its numbers, safe checkpoints, and this package's way to stop."""
 
+import os
 from datetime import timedelta
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities import rank_zero_info
 
 from lvm_lightning.command.checkpoints import SafeCheckpointIO
+from lvm_lightning.command.meeting import MEETING
 from lvm_lightning.command.runs import as_list
 from lvm_lightning.support import PROGRAM, STOP, NonNegativeInt, OrUnlimited, PositiveFloat, PositiveInt
 from lvm_lightning.support.processor import has_bfloat16
+
+LEAST_CORES = 16
+"""Processes that may share a CPU, however few cores it has."""
+
+
+OTHER_WEIGHTS = ("64", "64-true", "bf16-true", "16-true")
+"""Precisions whose weights are not float32."""
 
 
 def require_batches(name: str, value: int | float | None, least: int) -> None:
@@ -59,6 +70,17 @@ def precision_here(asked: Any, accelerator: Any) -> Any:
     return "32-true"
 
 
+def require_work(subcommand: str, settings: Namespace) -> None:
+    """Refuse a subcommand that would end with nothing done.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    split = {"fit": "train", "validate": "val"}.get(subcommand, subcommand)
+    if settings.get(f"limit_{split}_batches") == 0:
+        raise ValueError(f"trainer.limit_{split}_batches: must be above 0 for {subcommand}, got 0; leave it out")
+
+
 class Trainer(pl.Trainer):
     """Lightning's Trainer, its numbers with their ranges.
 
@@ -98,11 +120,24 @@ class Trainer(pl.Trainer):
             if name.startswith("limit_") or name in ("overfit_batches", "val_check_interval"):
                 require_batches(name, value, least=1 if name == "val_check_interval" else 0)
         require_time(max_time)
+        if str(kwargs.get("precision")) in OTHER_WEIGHTS:
+            raise ValueError(
+                "trainer.precision: must be 32-true, bf16-mixed or 16-mixed, as all evaluation is in float32, got "
+                f"{kwargs['precision']}"
+            )
         kwargs["precision"] = precision_here(kwargs.get("precision"), kwargs.get("accelerator", "auto"))
         plugins = as_list(kwargs.get("plugins"))
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, SafeCheckpointIO()]
         super().__init__(**given, **kwargs)
+        most = max(LEAST_CORES, os.cpu_count() or 0)
+        if isinstance(self.accelerator, CPUAccelerator) and self.num_devices > most:
+            raise ValueError(f"trainer.devices: must be at most {most} processes of this CPU, got {self.num_devices}")
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        """Meet the other processes first: torch, which connects them, waits for half an hour for one that has ended."""
+        MEETING.ready(self)
+        return super()._run(*args, **kwargs)
 
     def _run_stage(self) -> Any:
         """Take SIGTERM and Ctrl-C over again.

@@ -131,7 +131,12 @@ def download(name: str, root: Path) -> None:
     if _is_there(name, root):
         return
     raw = root / name / "raw"
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataFileError(
+            f"data.folder: must be a folder that can be written to, got {root} ({error.strerror}); name another one"
+        ) from error
     with FileLock(root / f".{name}.lock"):
         if _is_there(name, root):
             return

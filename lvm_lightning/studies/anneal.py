@@ -53,6 +53,9 @@ class Anneal(Study):
         """
         subject.module.requires_grad_(False)
         x = subject.rows("test", self.images)
+        if self.start == "encoder" and isinstance(subject.module.propose(x[:1]), PriorProposal):
+            name = type(subject.module).__name__
+            raise UserError(f"start: {name} has no encoder to anneal from, got {self.start}; use --start prior")
         exact, error = subject.log_marginal(x)
         quantities = subject.exact("log p(x), exact", exact, error)
         quantities += self._importance_weighted(subject, x)
@@ -97,16 +100,9 @@ class Anneal(Study):
     def bounds(
         self, module: LatentVariableModule, x: Tensor, generator: Generator, posterior_sample: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """Annealed lower bounds on log p(x) ``(B,)``, and upper ones where there is a posterior sample ``(B, K)``.
-
-        Raises:
-            UserError: if the chains shall start from an encoder and the model has none.
-        """
+        """Annealed lower bounds on log p(x) ``(B,)``, and upper ones where there is a posterior sample ``(B, K)``."""
         model = module.model
         q = PriorProposal(model.prior, x) if self.start == "prior" else module.propose(x)
-        if self.start == "encoder" and isinstance(q, PriorProposal):
-            name = type(module).__name__
-            raise UserError(f"start: {name} has no encoder to anneal from, got {self.start}; use --start prior")
 
         def log_ratio(z: Tensor) -> Tensor:
             log_lik, log_prior = model.log_joint(x, z)

@@ -55,7 +55,7 @@ class Run:
             self.data = dict[str, Any](content["provenance"]["data"])
         except FileNotFoundError:
             raise UserError(f"RUN: no evaluation in {path}; run 'lvm-lightning test' on it first") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"RUN: {file} is not a readable evaluation ({type(error).__name__}); test again") from error
         try:
             self.per_example = read_per_example(path, content)
