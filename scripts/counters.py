@@ -1,4 +1,4 @@
-"""Counts denormal numbers: for the benchmark of the configs, and for the tests, which import it from here."""
+"""Counts of what operations do: for the benchmark of the configs, and for the tests, which import them from here."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 
 def denormal(tensor: Tensor) -> int:
@@ -36,4 +37,18 @@ class Denormals(TorchDispatchMode):
                 self.seen += leaf.numel()
                 if count := denormal(leaf):
                     self.found[str(func)] = self.found.get(str(func), 0) + count
+        return result
+
+
+class Operations(TorchDispatchMode):
+    """Counts the floating-point operations of products. (torch's own counter stops where a Function keeps no graph.)"""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func.overloadpacket):
+            self.total += count(*args, **(kwargs or {}), out_val=result)
         return result

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from denormals import Denormals
+from counters import Denormals
 from torch.nn.functional import softplus
 
 from lvm_lightning.command import trainer
