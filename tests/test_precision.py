@@ -5,10 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from counters import Denormals
 from torch.nn.functional import softplus
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from lvm_lightning.command import trainer
 from lvm_lightning.data.loader import Batch
@@ -33,27 +31,6 @@ from lvm_lightning.support.log_space import log_sum_exp, normalised_weights, wit
 from lvm_lightning.support.processor import has_bfloat16
 
 D, B = 784, 20
-
-
-class Denormals(TorchDispatchMode):
-    """Counts the denormal numbers in what every operation puts out, forwards and backwards."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.found: dict[str, int] = {}
-        self.seen = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func.is_view or "empty" in str(func):  # memory that nothing was written to
-            return result
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and leaf.is_floating_point():
-                size = leaf.detach().abs()
-                self.seen += size.numel()
-                if count := int(((size > 0) & (size < torch.finfo(leaf.dtype).tiny)).sum()):
-                    self.found[str(func)] = self.found.get(str(func), 0) + count
-        return result
 
 
 def network(fan_in: int, fan_out: int) -> MLP:
