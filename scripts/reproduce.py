@@ -19,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -101,6 +102,10 @@ class RowError(Exception):
     """A row cannot be run, or did not end; the message is one line."""
 
 
+class WrongArgumentError(RowError):
+    """An argument of this script is wrong: nothing has been run."""
+
+
 class Stopped(Exception):  # noqa: N818
     """A signal asked for the end; the message is what was running.
 
@@ -129,14 +134,14 @@ def read_table(path: Path) -> list[Row]:
     """The rows of a table.
 
     Raises:
-        RowError: if the file is not there, or says something that a row does not have.
+        WrongArgumentError: if the file is not there, or says something that a row does not have.
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--rows", type=list[Row])
     try:
         rows: list[Row] = parser.instantiate(parser.parse_object({"rows": yaml.safe_load(path.read_text())})).rows
-    except (OSError, yaml.YAMLError, ArgumentError, TypeError) as error:
-        raise RowError(f"--table: cannot read {path}: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError, yaml.YAMLError, ArgumentError, TypeError, RecursionError) as error:
+        raise WrongArgumentError(f"--table: cannot read {path}: {' '.join(str(error).split())}") from error
     return rows
 
 
@@ -144,16 +149,16 @@ def chosen(rows: Sequence[Row], names: Sequence[str], amat: Path | None) -> list
     """The rows that are named, or all that can be run with the data that are given.
 
     Raises:
-        RowError: if a name is not in the table, or a row that is named needs data that are not given.
+        WrongArgumentError: if a name is not in the table, or a row that is named needs data that are not given.
     """
     known = {row.name: row for row in rows}
     for name in names:
         if name not in known:
-            raise RowError(f"row: must be one of {', '.join(known)}, got {name}")
+            raise WrongArgumentError(f"row: must be one of {', '.join(known)}, got {name}")
     wanted = [known[name] for name in names] or list(rows)
     lacking = [row.name for row in wanted if row.data and amat is None]
     if lacking and names:
-        raise RowError(
+        raise WrongArgumentError(
             f"--amat: {', '.join(lacking)} need{'s' * (len(lacking) == 1)} Larochelle & Murray's files, got no folder; "
             "name the one that holds binarized_mnist_{train,valid,test}.amat"
         )
@@ -226,7 +231,7 @@ def run_alone(row: Row, place: Place) -> dict[str, Any]:
     """:func:`run` in a folder that no other process writes to."""
     record, last = place.folder / "row.json", place.folder / "checkpoints" / "last.ckpt"
     settings = digest_of_settings(row)
-    done: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+    done: dict[str, Any] = read_json(record, {})
     if done:
         if any(done["row"][name] != getattr(row, name) for name in WHAT_IS_RUN):
             raise RowError(f"{place.folder} holds the run of another row; name another --output")
@@ -264,6 +269,38 @@ def digest_of_settings(row: Row) -> str:
         return digest_of(yaml.safe_load((ROOT / row.config).read_text()))
     except (OSError, yaml.YAMLError) as error:
         raise RowError(f"config: cannot read {row.config}: {' '.join(str(error).split())}") from error
+
+
+def read_json(path: Path, otherwise: Any) -> Any:
+    """What a file holds, or something else where there is none.
+
+    Raises:
+        RowError: if it is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return otherwise
+    except (OSError, ValueError, RecursionError) as error:
+        raise RowError(f"{path} cannot be read ({type(error).__name__}); move it away") from error
+
+
+def make_folders(**folders: Path | None) -> None:
+    """Make the folders that the arguments of these names ask for.
+
+    Raises:
+        WrongArgumentError: if one cannot be written to.
+    """
+    for name, folder in folders.items():
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+        except OSError as error:
+            raise WrongArgumentError(
+                f"--{name}: must be a folder that can be written to, got {folder} ({error.strerror}); name another one"
+            ) from error
 
 
 def clear(folder: Path) -> None:
@@ -402,7 +439,7 @@ def publish(results: Sequence[Mapping[str, Any]], output: Path, folder: Path, or
         RowError: if a picture is missing or not small.
     """
     path = folder / "results.json"
-    held = {old["row"]["name"]: old for old in json.loads(path.read_text())} if path.exists() else {}
+    held = {old["row"]["name"]: old for old in read_json(path, [])}
     held |= {result["row"]["name"]: result for result in results}
     write_results([held[name] for name in order if name in held], folder)
     for result in results:
@@ -415,9 +452,10 @@ def publish(results: Sequence[Mapping[str, Any]], output: Path, folder: Path, or
             shutil.copyfile(source, folder / name / source.name)
 
 
-def fail(message: str) -> NoReturn:
-    """One line, and status 1."""
-    sys.exit(f"reproduce.py: {message}")
+def fail(message: str, status: int = 1) -> NoReturn:
+    """One line, and the status: 1, or 2 for a wrong argument."""
+    print(f"reproduce.py: {message}", file=sys.stderr)
+    sys.exit(status)
 
 
 def main() -> None:
@@ -437,7 +475,9 @@ def main() -> None:
         if options.list:
             print("\n".join(f"{row.name:24} {row.system}" for row in rows))
             return
-        for row in chosen(rows, options.row, amat):
+        wanted = chosen(rows, options.row, amat)
+        make_folders(output=options.output, publish=options.publish)
+        for row in wanted:
             try:
                 results.append(run(row, Place(options.output.resolve() / row.name, amat)))
             except RowError as error:
@@ -448,7 +488,7 @@ def main() -> None:
             if options.publish:
                 publish(results, options.output, options.publish, [row.name for row in rows])
     except RowError as error:
-        fail(str(error))
+        fail(str(error), 2 if isinstance(error, WrongArgumentError) else 1)
     except Stopped as stopped:
         print("reproduce.py: stopped; the same command goes on", file=sys.stderr)
         sys.exit(stopped.status)

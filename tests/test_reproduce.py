@@ -214,6 +214,9 @@ def script(*arguments: object) -> subprocess.CompletedProcess[str]:
         (["burda_vae"], r"--amat: burda_vae needs Larochelle & Murray's files, got no folder; name the one that holds"),
         (["--table", "missing.yaml"], r"--table: cannot read missing.yaml: .*No such file"),
         (["--table", "table.yaml"], r"--table: cannot read .*table.yaml: .*nonsense"),
+        (["--table", "latin.yaml"], r"--table: cannot read latin.yaml: 'utf-8' codec"),
+        (["jensen", "--output", "latin.yaml"], r"--output: must be a folder .*got latin.yaml \(File exists\); name"),
+        (["jensen", "--publish", "latin.yaml"], r"--publish: must be a folder .*got latin.yaml \(File exists\); name"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -224,13 +227,22 @@ def test_a_mistake_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("latin.yaml").write_bytes(bytes([233]))
     Path("table.yaml").write_text(f"- {json.dumps(SMALL_ROW | {'nonsense': 1})}\n")
     monkeypatch.setattr(sys, "argv", ["reproduce.py", *arguments])
     with pytest.raises(SystemExit) as left:
         reproduce.main()
-    assert capsys.readouterr() == ("", "")
-    (said,) = str(left.value.code).splitlines()
-    assert re.search(f"^reproduce.py: {line}", said), said
+    out, err = capsys.readouterr()
+    assert (left.value.code, out) == (2, "")
+    assert re.fullmatch(f"reproduce.py: {line}.*\n", err), err
+
+
+def test_a_damaged_record_of_a_row_is_named(tmp_path: Path) -> None:
+    place = reproduce.Place(tmp_path / "table" / "small", None)
+    place.folder.mkdir(parents=True)
+    (place.folder / "row.json").write_text("{")
+    with pytest.raises(reproduce.RowError, match=r"small/row.json cannot be read \(JSONDecodeError\); move it away"):
+        reproduce.run(row(), place)
 
 
 def test_it_lists_the_rows() -> None:
