@@ -49,12 +49,19 @@ def batch() -> Batch:
     return Batch.of(torch.randint(2, (B, D), generator=torch.Generator().manual_seed(2)).float())
 
 
+def activated(name: Any) -> Callable[[int, int], MLP]:
+    return lambda fan_in, fan_out: MLP(fan_in, fan_out, hidden=(64, 64), activation=name)
+
+
 PRIOR: dict[str, dict[str, Any]] = {
     "shared": {"inner_samples": 512},
     "own": {"inner_samples": 64, "share_points": False},
     "Jensen": {"outer_samples": 64, "inner_samples": 1},
     "Rényi": {"inner_samples": 64, "bound": Renyi(0.5)},
     "CUBO": {"inner_samples": 64, "bound": CUBO(2)},
+    "SiLU": {"inner_samples": 512, "decoder": activated("SiLU")},
+    "GELU": {"inner_samples": 512, "decoder": activated("GELU")},
+    "Softplus": {"inner_samples": 512, "decoder": activated("Softplus")},
     "jackknife": {"inner_samples": 16, "bound": Jackknife(2)},
 }
 VAE: dict[str, dict[str, Any]] = {
@@ -73,7 +80,7 @@ VAE: dict[str, dict[str, Any]] = {
 def model_of(kind: str) -> LatentVariableModule:
     torch.manual_seed(0)
     if kind in PRIOR:
-        return sharp(PriorIWAE(decoder=network, **PRIOR[kind]))
+        return sharp(PriorIWAE(**({"decoder": network} | PRIOR[kind])))
     return sharp(GaussianVAE(latent_dim=8, encoder=network, decoder=network, **VAE[kind]))
 
 
@@ -138,6 +145,19 @@ def test_cut_logits_change_no_likelihood(dtype: torch.dtype) -> None:
         assert ((found - exact).abs() < 784 * rounding / 50 + 8 * rounding * exact.abs()).all()
     low = torch.full((1, 784), -30.0, dtype=torch.float64)
     assert 0 < -Bernoulli().log_prob(low.to(dtype), torch.zeros(1, 784, dtype=dtype)).item() < 2e-6
+
+
+@pytest.mark.parametrize("name", ["SiLU", "GELU", "Softplus"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cut_activations_are_far_below_the_rounding_of_1(name: Any, dtype: torch.dtype) -> None:
+    x = torch.linspace(-100, 20, 2000, dtype=dtype)
+    layer = activated(name)(1, 1)[1]
+    inputs, given = x.clone().requires_grad_(), x.clone().requires_grad_()
+    found, expected = layer(inputs + 0), getattr(torch.nn, name)()(given)
+    bound = torch.finfo(dtype).eps / 50
+    torch.testing.assert_close(found, expected, rtol=0, atol=bound)
+    slopes = [torch.autograd.grad(value.sum(), leaf)[0] for value, leaf in ((found, inputs), (expected, given))]
+    torch.testing.assert_close(*slopes, rtol=0, atol=bound)
 
 
 def test_infinite_cotangents_stay() -> None:
