@@ -56,6 +56,7 @@ def _be_the_command(arguments: list[str], folder: str, environment: Mapping[str,
 
     ConstrainedLayoutEngine.execute = lambda self, fig: None  # type: ignore[method-assign]  # half of a short run
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job hands on that it is ignored
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup that this one is
     if limit := os.environ.get("LVM_TEST_FILE_LIMIT"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     if free := os.environ.get("LVM_TEST_FREE_BYTES"):

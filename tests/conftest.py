@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +29,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     from lvm_lightning.support.errors import PROGRAM
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda self, fig: None)  # half of a short run
 
     def call(*arguments: object) -> int:
         monkeypatch.setattr("sys.argv", [PROGRAM, *map(str, arguments)])

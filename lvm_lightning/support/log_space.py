@@ -23,13 +23,14 @@ def share(log_share: Tensor) -> Tensor:
     return log_share.clamp(min=2 * rounding(log_share.dtype)).exp()
 
 
-def normalised_weights(log_w: Tensor, dim: int) -> Tensor:
-    """v_n = w_n / Σ_n w_n over one axis, in the shape of ``log_w``, each at least ε² of the largest one.
+def _cut(log_w: Tensor, dim: int) -> Tensor:
+    """log w, at least ε² of the largest weight: what N cut weights add to a sum is at most N ε² of it."""
+    return log_w.maximum(log_w.detach().amax(dim, keepdim=True) + 2 * rounding(log_w.dtype))
 
-    What N cut weights add to a sum is at most N ε² of it, far below its rounding.
-    """
-    least = log_w.detach().amax(dim, keepdim=True) + 2 * rounding(log_w.dtype)
-    return log_w.maximum(least).softmax(dim)
+
+def normalised_weights(log_w: Tensor, dim: int) -> Tensor:
+    """v_n = w_n / Σ_n w_n over one axis, in the shape of ``log_w``, each at least ε² of the largest one."""
+    return _cut(log_w, dim).softmax(dim)
 
 
 def without_tiny(cotangent: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -50,6 +51,8 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, log_w: Tensor, dim: int) -> Tensor:
+        if not ctx.needs_input_grad[0]:
+            return _cut(log_w, dim).logsumexp(dim)
         weights = normalised_weights(log_w, dim)
         ctx.save_for_backward(log_w, weights)
         ctx.dim = dim
