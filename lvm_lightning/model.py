@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from lvm_lightning.densities import Likelihood, Prior, Proposal
-from lvm_lightning.support.log_space import without_tiny
 from lvm_lightning.support.portions import BLOCK, in_blocks
 from lvm_lightning.support.randomness import Rows
 from lvm_lightning.support.skipping import Skipping
@@ -82,10 +81,7 @@ class LatentVariableModel(nn.Module):
         return log_lik.view(*z.shape[:-2], -1)
 
     def _log_likelihood(self, z: Tensor, x: Tensor) -> Tensor:
-        log_lik = self.likelihood.log_prob(self.decode(z), x)
-        if log_lik.requires_grad:
-            log_lik.register_hook(without_tiny)
-        return log_lik
+        return self.likelihood.log_prob(self.decode(z), x)
 
     def log_joint(self, x: Tensor, z: Tensor, skipping: Skipping | None = None) -> tuple[Tensor, Tensor]:
         """log p(x|z) ``(*S, B)`` and log p(z) ``(*S, B)`` or shared ``(*S, 1)``, nats; their sum is log p(x, z)."""

@@ -202,9 +202,8 @@ def doubly_reparameterised_cotangents(bound: Bound, log_w: Tensor, kl_weight: fl
     """
     leaf = log_w.detach().double().requires_grad_()
     (gradient,) = torch.autograd.grad(nested(bound, leaf).sum(), leaf, create_graph=True)
-    if not gradient.requires_grad:  # the bound is linear
-        return gradient.to(log_w.dtype)
-    return without_tiny(gradient.detach() - kl_weight * _diagonal(gradient, leaf), log_w.dtype).to(log_w.dtype)
+    second = _diagonal(gradient, leaf) if gradient.requires_grad else torch.zeros(())  # a linear bound has none
+    return without_tiny(gradient.detach() - kl_weight * second, gradient, log_w.dtype).to(log_w.dtype)
 
 
 def _diagonal(gradient: Tensor, leaf: Tensor) -> Tensor:

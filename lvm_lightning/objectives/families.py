@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lvm_lightning.objectives.bounds import BoundFamily, Kind, iw_elbo, require_samples
-from lvm_lightning.support.log_space import log_sum_exp, normalised_weights
+from lvm_lightning.support.log_space import log_sum_exp, normalised_weights, without_tiny
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +131,10 @@ class Jackknife(BoundFamily):
     def __call__(self, log_w: Tensor, /) -> Tensor:
         """``(N, *) → (*)``, nats."""
         require_samples(log_w, self.order + 1, f"a jackknife of order {self.order}")
-        return self._of(log_w.double()).to(log_w.dtype)
+        exact = log_w.double()
+        if exact.requires_grad and exact is not log_w:
+            exact.register_hook(lambda cotangent: without_tiny(cotangent, cotangent, log_w.dtype))
+        return self._of(exact).to(log_w.dtype)
 
     def _of(self, log_w: Tensor) -> Tensor:
         """L_N and its differences from the bounds of fewer samples: the weights of the bounds add up to 1."""

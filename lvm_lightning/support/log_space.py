@@ -23,27 +23,28 @@ def share(log_share: Tensor) -> Tensor:
     return log_share.clamp(min=2 * rounding(log_share.dtype)).exp()
 
 
-def _cut(log_w: Tensor, dim: int) -> Tensor:
+def _cut(log_w: Tensor, largest: Tensor) -> Tensor:
     """log w, at least ε² of the largest weight: what N cut weights add to a sum is at most N ε² of it."""
-    return log_w.maximum(log_w.detach().amax(dim, keepdim=True) + 2 * rounding(log_w.dtype))
+    return log_w.maximum(largest + 2 * rounding(log_w.dtype))
 
 
 def normalised_weights(log_w: Tensor, dim: int) -> Tensor:
     """v_n = w_n / Σ_n w_n over one axis, in the shape of ``log_w``, each at least ε² of the largest one."""
-    return _cut(log_w, dim).softmax(dim)
+    return _cut(log_w, log_w.detach().amax(dim, keepdim=True)).softmax(dim)
 
 
-def without_tiny(cotangent: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def without_tiny(cotangent: Tensor, largest: Tensor, dtype: torch.dtype) -> Tensor:
     """0 in the place of cotangents below ε² of the largest: what they are multiplied with would be denormal.
 
     Args:
         cotangent: of any shape.
-        dtype: the type that ε is of, where it is not the cotangent's own.
+        largest: numbers of which the largest is about as large.
+        dtype: the type that ε is of.
     """
     if cotangent.device.type != "cpu" or not cotangent.numel():
         return cotangent  # other devices compute with denormal numbers as fast as with any
-    largest = min(float(cotangent.detach().abs().max()), torch.finfo(cotangent.dtype).max)  # so that infinities stay
-    return hardshrink(cotangent, largest * torch.finfo(dtype or cotangent.dtype).eps ** 2)
+    size = min(float(largest.detach().abs().max()), torch.finfo(dtype).max)  # so that infinities stay
+    return hardshrink(cotangent, size * torch.finfo(dtype).eps ** 2)
 
 
 class _LogSumExp(torch.autograd.Function):
@@ -51,20 +52,18 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, log_w: Tensor, dim: int) -> Tensor:
-        if not ctx.needs_input_grad[0]:
-            return _cut(log_w, dim).logsumexp(dim)
-        weights = normalised_weights(log_w, dim)
+        largest = log_w.amax(dim, keepdim=True)
+        weights = _cut(log_w, largest).softmax(dim)
         ctx.save_for_backward(log_w, weights)
         ctx.dim = dim
-        largest = log_w.amax(dim)
-        return torch.where(largest.isinf(), largest, largest - weights.amax(dim).log())
+        return torch.where(largest.isinf(), largest, largest - weights.amax(dim, keepdim=True).log()).squeeze(dim)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
         log_w, weights = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is wanted: the kept weights are a constant
             weights = normalised_weights(log_w, ctx.dim)
-        return without_tiny(cotangent.unsqueeze(ctx.dim) * weights), None
+        return without_tiny(cotangent.unsqueeze(ctx.dim) * weights, cotangent, cotangent.dtype), None
 
 
 def log_sum_exp(log_w: Tensor, dim: int) -> Tensor:
