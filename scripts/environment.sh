@@ -8,7 +8,6 @@ prepare_environment() { # $1: what to install, "." or ".[dev]"
         return 1
     fi
     [ -x .venv/bin/python ] || "$python" -m venv .venv
-    # Python compiles what is imported; pip would compile all of it, for half a minute.
-    .venv/bin/python -m pip install --no-compile --quiet --disable-pip-version-check --constraint scripts/constraints.txt --editable "$1"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint scripts/constraints.txt --editable "$1"
     PATH="$PWD/.venv/bin:$PATH"
 }
