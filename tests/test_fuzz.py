@@ -193,7 +193,7 @@ def test_the_configuration_that_is_changed_works(model: str) -> None:
     assert run_or_one_line(start(model)) == 0
 
 
-@settings(max_examples=12, **FUZZING)
+@settings(max_examples=20, **FUZZING)
 @given(configurations())
 def test_a_configuration_is_a_run_or_one_line(config: Config) -> None:
     """The short form of the soak test below."""

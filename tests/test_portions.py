@@ -158,7 +158,7 @@ LARGE_STEPS = {
     "N = 16,384 shared points": ("PriorIWAE(inner_samples=16384)", 256),
     "S = 5,000 training samples": (
         "GaussianVAE(inner_samples=5000, encoder=net, decoder=net)",
-        40,
+        100,
     ),
 }
 

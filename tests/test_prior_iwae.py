@@ -278,12 +278,12 @@ def test_images_that_share_test_points_have_the_same_ones_in_every_process() -> 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[PriorIWAE, Tensor]:
-    """A model of default size after 400 steps, and every 25th test image: the digits in their proportions."""
+    """A model of default size after 400 steps, and every tenth test image: the digits in their proportions."""
     torch.manual_seed(0)
     model = PriorIWAE(inner_samples=256, optimizer=lambda p: torch.optim.Adam(p, lr=3e-3, fused=True))
     data = StaticMNIST(batch_size=256)
     small_trainer(tmp_path_factory.mktemp("digits"), max_steps=400, limit_val_batches=0).fit(model, data)
-    return model, data.splits["test"].images[::25].float()
+    return model, data.splits["test"].images[::10].float()
 
 
 def test_refining_the_default_grid_moves_a_trained_models_log_p_by_less_than_a_hundredth(

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from lvm_lightning.data.loader import Batch
-from lvm_lightning.densities import ContinuousBernoulli, Gaussian, InverseAutoregressiveFlow, PixelwiseGaussian
+from lvm_lightning.densities import (
+    ContinuousBernoulli,
+    Gaussian,
+    InverseAutoregressiveFlow,
+    PixelwiseGaussian,
+    VampPrior,
+)
 from lvm_lightning.modules import GaussianVAE, PriorIWAE, base
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.networks import MLP
@@ -118,6 +124,19 @@ def test_a_likelihoods_own_parameters_get_their_gradient(likelihood: str, monkey
     expected = gradient(model, batch())
     monkeypatch.setattr(base, "LEAST", 1)
     assert distance(gradient(model, batch()), expected) < 1e-5
+
+
+def test_a_prior_that_uses_the_encoder_gets_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = vae(inner_samples=32, prior=lambda K: VampPrior(K, 4))
+    expected = gradient(model, batch())
+    monkeypatch.setattr(base, "LEAST", 1)
+    assert distance(gradient(model, batch()), expected) < 1e-5
+
+
+def test_roulette_is_refused_where_points_are_shared() -> None:
+    with pytest.raises(ValueError, match=r"^roulette: needs points of each image's own, got 0.05 .*share_points to f"):
+        PriorIWAE(roulette=0.05)
+    assert PriorIWAE(roulette=0.05, share_points=False).roulette == 0.05
 
 
 @pytest.mark.usefixtures("always")

@@ -38,8 +38,8 @@ def test_it_integrates_to_one_and_its_samples_have_its_density(K: int, head: typ
     with torch.no_grad():
         log_density = prior.log_prob(grid)
         density = log_density.exp() * (axis[1] - axis[0]) ** K
-        z = prior.sample(8000, torch.Generator().manual_seed(1))
-        assert z.shape == (8000, K)
+        z = prior.sample(20_000, torch.Generator().manual_seed(1))
+        assert z.shape == (20_000, K)
         assert float(density.sum()) == pytest.approx(1, abs=1e-6)
         assert_within(z, density @ grid, errors=4)
         assert_within(z.square(), density @ grid.square(), errors=4)

@@ -23,8 +23,6 @@ from lvm_lightning.support.processor import has_bfloat16
 
 LEAST_CORES = 16
 """Processes that may share a CPU, however few cores it has."""
-
-
 OTHER_WEIGHTS = ("64", "64-true", "bf16-true", "16-true")
 """Precisions whose weights are not float32."""
 

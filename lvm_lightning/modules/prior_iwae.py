@@ -59,7 +59,7 @@ class PriorIWAE(LatentVariableModule):
         lr_scheduler: optimiser → learning-rate schedule, stepped once a training step; none keeps the rate.
 
     Raises:
-        ValueError: if there is no sample (J·N < 1), or the data are not binary.
+        ValueError: if there is no sample (J·N < 1), the data are not binary, or roulette meets shared points.
 
     Reference:
         Burda et al., Importance Weighted Autoencoders, 2016, eq. 8, with q(z|x) = p(z).
@@ -86,6 +86,11 @@ class PriorIWAE(LatentVariableModule):
             raise ValueError(
                 f"latent_dim: Sobol points have at most {SobolEngine.MAXDIM:,} dimensions, got {latent_dim:,}; "
                 "set points to iid"
+            )
+        if roulette and share_points:
+            raise ValueError(
+                f"roulette: needs points of each image's own, got {roulette:g} with points that the batch shares; set "
+                "share_points to false, or roulette to 0"
             )
         self.save_hyperparameters()
         self.forget_callables()

@@ -20,10 +20,10 @@ WHOLE = {"cpu": 8192}
 """Latent points, by device, that a batch may have to be left whole; else its portions have half as many."""
 BLOCK = {"cpu": 2**15}
 """Latent points that one graph may hold before blocks of them are computed again in the backward pass."""
-PROBE = 8
-"""How many times smaller than the others the portion is that comes first to learn from."""
 LARGE = 2**18
 """Both for other devices, which need large products: 784 float32 columns then take 0.8 GB."""
+PROBE = 8
+"""How many times smaller than the others the portion is that comes first to learn from."""
 
 
 def mean_in_portions(
