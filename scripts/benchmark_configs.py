@@ -33,7 +33,6 @@ from torch.utils._pytree import tree_leaves
 
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.modules.base import LatentVariableModule
-from lvm_lightning.support.skipping import Skipping
 
 CONFIGS = {path.stem: path for path in sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))}
 LONG_ENOUGH = 0.3
@@ -89,18 +88,9 @@ def turns_of(works: dict[str, Step], turns: int, before: Callable[[str], object]
 
 def kept(module: LatentVariableModule, step: Step) -> float | None:
     """Share of the samples that the step's last backward pass takes; None where it does not look."""
-    tried: list[Skipping] = []
-    own = module.skipping
-
-    def watched(examples: int) -> Skipping | None:
-        found = own(examples)
-        tried.extend([found] if found else [])
-        return found
-
-    module.skipping = watched  # type: ignore[method-assign]
+    module.kept = math.nan  # which is not above what pays, so that it looks
     step()
-    module.skipping = own  # type: ignore[method-assign]
-    return tried[-1].kept if tried else None
+    return None if math.isnan(module.kept) else module.kept
 
 
 def kind_of(event: Any) -> str:
@@ -164,14 +154,18 @@ class FreshAndTrained(pl.Callback):
         pl_module.logs_bound = False  # no step is running that could log
         step, (optimizer,) = step_of(trainer, pl_module, self.batch), trainer.optimizers
         states = {"fresh": self.fresh, "trained": copied(pl_module)}
-        works = {"fresh": step, "trained": step, "product": product(dtype_of(trainer))}
-        seconds = turns_of(
-            works, self.turns, lambda name: pl_module.load_state_dict(states.get(name, states["trained"]))
-        )
         shares = {}
         for name, state in states.items():
             pl_module.load_state_dict(state)
             shares[name] = kept(pl_module, step)
+
+        def before(name: str) -> None:
+            name = name if name in states else "trained"
+            pl_module.load_state_dict(states[name])
+            pl_module.kept = shares[name] or 0.0
+
+        works = {"fresh": step, "trained": step, "product": product(dtype_of(trainer))}
+        seconds = turns_of(works, self.turns, before)
         with Operations() as operations, Denormals() as counted:
             step()
         remembered = [leaf for leaf in tree_leaves(list(optimizer.state.values())) if isinstance(leaf, Tensor)]

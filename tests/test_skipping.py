@@ -2,11 +2,14 @@
 
 import copy
 import itertools
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.densities import (
@@ -16,7 +19,8 @@ from lvm_lightning.densities import (
     PixelwiseGaussian,
     VampPrior,
 )
-from lvm_lightning.modules import GaussianVAE, PriorIWAE, base
+from lvm_lightning.modules import GaussianVAE, PriorIWAE
+from lvm_lightning.modules import skipping as steps
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.networks import MLP
 from lvm_lightning.objectives import CUBO, DecoderBound, Estimator, Jackknife, Renyi, iw_elbo
@@ -24,6 +28,7 @@ from lvm_lightning.support import skipping
 from lvm_lightning.support.randomness import generator_for
 from lvm_lightning.support.skipping import NEGLIGIBLE, Skipping
 from tests.conftest import assert_within
+from tests.small import small_trainer
 
 D, B = 40, 10
 
@@ -87,7 +92,7 @@ def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small batches skip too."""
-    monkeypatch.setattr(base, "LEAST", 1)
+    monkeypatch.setattr(steps, "LEAST", 1)
 
 
 BOUNDS = {"L_N": iw_elbo, "Rényi": Renyi(0.5), "CUBO": CUBO(2), "jackknife": Jackknife(1)}
@@ -106,7 +111,7 @@ def test_the_gradient_is_that_of_all_samples(
             kl_warmup_steps=warmup,
         )  # fmt: skip
         expected = gradient(model, batch())
-        monkeypatch.setattr(base, "LEAST", 1)
+        monkeypatch.setattr(steps, "LEAST", 1)
         assert distance(gradient(model, batch()), expected) < 1e-5
         monkeypatch.undo()
 
@@ -122,14 +127,14 @@ LIKELIHOODS = {
 def test_a_likelihoods_own_parameters_get_their_gradient(likelihood: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = vae(inner_samples=32, likelihood=LIKELIHOODS[likelihood], posterior=InverseAutoregressiveFlow)
     expected = gradient(model, batch())
-    monkeypatch.setattr(base, "LEAST", 1)
+    monkeypatch.setattr(steps, "LEAST", 1)
     assert distance(gradient(model, batch()), expected) < 1e-5
 
 
 def test_a_prior_that_uses_the_encoder_gets_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     model = vae(inner_samples=32, prior=lambda K: VampPrior(K, 4))
     expected = gradient(model, batch())
-    monkeypatch.setattr(base, "LEAST", 1)
+    monkeypatch.setattr(steps, "LEAST", 1)
     assert distance(gradient(model, batch()), expected) < 1e-5
 
 
@@ -154,6 +159,34 @@ def test_where_every_sample_matters_a_first_small_portion_tells_so() -> None:
     assert Counting.points == {False: 64, True: B * 64}  # one image is evaluated twice
 
 
+@pytest.mark.usefixtures("always")
+def test_a_model_that_has_use_for_its_samples_is_looked_at_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = PriorIWAE(inner_samples=64, share_points=False, decoder=Counting, data_dim=D).double()
+    looked = []
+    for step in range(2 * steps.AGAIN + 1):
+        monkeypatch.setattr(PriorIWAE, "global_step", step)
+        before = Counting.points[False]
+        model.training_step(batch(), 0)
+        looked += [step] if Counting.points[False] > before else []
+    assert looked == [0, steps.AGAIN, 2 * steps.AGAIN]
+
+
+def test_a_resumed_run_knows_whether_to_look(tmp_path: Path) -> None:
+    """A sharp model looks at each step, a fresh one does not; both go on so."""
+    for kept in (0.01, 0.9):
+        model = PriorIWAE(inner_samples=4, data_dim=D, decoder=network, output_bias="zero")
+        trainer = small_trainer(tmp_path, max_steps=1, limit_val_batches=0)
+        loader = DataLoader(TensorDataset(batch().x.float()), batch_size=B)
+        trainer.fit(model, loader, loader)
+        model.kept = kept
+        trainer.save_checkpoint(tmp_path / "some.ckpt")
+        resumed = PriorIWAE(inner_samples=4, data_dim=D, decoder=network, output_bias="zero")
+        resumed.on_load_checkpoint(torch.load(tmp_path / "some.ckpt", weights_only=True))
+        assert resumed.kept == pytest.approx(kept)
+        resumed.on_load_checkpoint({})  # one that was written before
+        assert resumed.kept == 0
+
+
 def test_few_samples_in_all_are_left_to_autograd() -> None:
     for options in ({"inner_samples": 4}, {"inner_samples": 64}):
         gradient(vae(**options), batch())
@@ -170,7 +203,7 @@ def test_a_bfloat16_network_gets_the_gradient_of_all_samples(monkeypatch: pytest
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = gradient(model, x)
         with monkeypatch.context() as whole, torch.autocast("cpu", dtype=torch.bfloat16):
-            whole.setattr(base, "LEAST", 10**9)
+            whole.setattr(steps, "LEAST", 10**9)
             assert distance(found, gradient(model, x)) < 0.02
 
 
@@ -222,7 +255,7 @@ def test_russian_roulette_is_unbiased(estimator: Estimator, monkeypatch: pytest.
     along = []
     for repeat in range(100):
         chance = Skipping(0.3, generator_for(repeat, "roulette", 0))
-        monkeypatch.setattr(model, "skipping", lambda _, chance=chance: chance)
+        monkeypatch.setattr(model, "skipping", lambda _, chance=chance: nullcontext(chance))
         found = torch.cat([g.flatten() for g in gradient(model, x).values()])
         along.append(found @ expected / expected.square().sum())
     assert_within(torch.stack(along).unsqueeze(-1), 1.0, errors=3.5)

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -53,6 +54,11 @@ class RunCheckpoint(ModelCheckpoint):
         kwargs["save_on_train_epoch_end"] = bool(kwargs.get("save_on_train_epoch_end"))
         super().__init__(mode=mode, save_top_k=save_top_k, **kwargs)
         self.last_every_seconds = last_every_seconds
+
+    @cached_property
+    def state_key(self) -> str:
+        """Lightning's, put together once: it asks for the name at each hook."""
+        return super().state_key
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let early stopping look at a validation when it ends, too."""

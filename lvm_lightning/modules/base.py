@@ -5,7 +5,6 @@ import re
 from abc import ABC, abstractmethod
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -21,14 +20,14 @@ from lvm_lightning.evaluation.quadrature import Exact, quadrature_of
 from lvm_lightning.evaluation.report import FinishedBatches
 from lvm_lightning.model import LatentVariableModel
 from lvm_lightning.modules.optimizing import LRSchedulerCallable, OptimizerCallable, make_optimizer
+from lvm_lightning.modules.skipping import SkippingModule
 from lvm_lightning.objectives import Objective
 from lvm_lightning.support.errors import NonFiniteError
 from lvm_lightning.support.randomness import Purpose, generator_for
-from lvm_lightning.support.skipping import FEWEST, LEAST, Skipping
 from lvm_lightning.support.values import REALS
 
 
-class LatentVariableModule(pl.LightningModule, ABC):
+class LatentVariableModule(SkippingModule, ABC):
     """Abstract base: a model p(x, z), proposals q(z|x), and a bound to raise.
 
     Args:
@@ -63,8 +62,6 @@ class LatentVariableModule(pl.LightningModule, ABC):
         """Where the results of finished test batches are kept, so that a test that was killed can go on."""
         self.logs_bound = True
         """Whether training steps log their bound; a callback that logs it at less cost says no."""
-        self.roulette = 0.0
-        """See :class:`.Skipping`."""
         self.noise_seed: int | None = None
         """Seed of all noise, where it is not the run's."""
         self.val_bound = CatMetric(nan_strategy="disable")  # keep_bound looks, and says more
@@ -101,11 +98,6 @@ class LatentVariableModule(pl.LightningModule, ABC):
     def noise(self, purpose: Purpose, step: int) -> torch.Generator:
         """Generator of one step's noise, the same in every process and after a resume."""
         return generator_for(self.noise_seed, purpose, step)
-
-    def skipping(self, examples: int) -> Skipping | None:
-        """What this step's backward passes may leave out; None where samples are few."""
-        few = self.samples < FEWEST or self.samples * examples < LEAST
-        return None if few else Skipping(self.roulette, self.noise("roulette", self.global_step))
 
     def full_precision(self) -> torch.autocast:
         """Context of all evaluation: float32, whatever precision trains."""
