@@ -20,7 +20,6 @@ from lvm_lightning.evaluation.report import (
     FinishedBatches,
     Provenance,
     digest_of_weights,
-    versions,
     with_error,
     write_report,
 )
@@ -37,6 +36,8 @@ from lvm_lightning.figures.pictures import (
     tile,
     unit_activity,
 )
+from lvm_lightning.modules import provenance as about
+from lvm_lightning.modules.provenance import versions
 from lvm_lightning.networks import MLP, ConvDecoder, ConvEncoder
 from lvm_lightning.support import argtypes
 from lvm_lightning.support.randomness import PURPOSES, generator_for
@@ -351,3 +352,10 @@ def test_the_progress_bar_draws_by_the_clock_and_the_last_state_in_any_case() ->
     assert [bar._should_update(step, 4) for step in (1, 2, 3, 4)] == [True, False, False, True]
     eager = BoundProgressBar(seconds=0)
     assert all(eager._should_update(step, 4) for step in (1, 2, 3, 4))
+
+
+def test_a_package_that_runs_from_its_sources_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(about, "PACKAGES", ("torch", "lvm-lightning-from-its-sources"))
+    found = versions()
+    assert found.pop("python")
+    assert found == {"torch": torch.__version__.split("+")[0], "lvm-lightning-from-its-sources": "not installed"}

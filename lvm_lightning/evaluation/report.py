@@ -3,11 +3,9 @@
 import hashlib
 import json
 import math
-import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +18,6 @@ from lvm_lightning.support.files import read_arrays, replacing, write_arrays
 Kind = Literal["exact", "lower bound", "upper bound", "stochastic estimate", "parameter"]
 LOG_P, NATS = "unit of log p(x)", "unit of a difference"
 """Units that only the data say: nats for each image or for one data set, and of a density also the scale of x."""
-PACKAGES = ("lvm-lightning", "torch", "lightning", "torchmetrics", "numpy")
 
 
 @dataclass(frozen=True)
@@ -194,11 +191,6 @@ def digest_of_weights(state: Mapping[str, Tensor]) -> str:
         content.update(name.encode())
         content.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return content.hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that the numbers go through."""
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
 def write_json(path: Path, content: object) -> None:

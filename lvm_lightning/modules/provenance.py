@@ -1,10 +1,21 @@
 """What the numbers of a module on some data are about."""
 
+import platform
+from importlib.metadata import distributions
+
 import torch
 
 from lvm_lightning.data.protocol import describe
-from lvm_lightning.evaluation.report import Provenance, digest_of, digest_of_weights, versions
+from lvm_lightning.evaluation.report import Provenance, digest_of, digest_of_weights
 from lvm_lightning.modules.base import LatentVariableModule
+
+PACKAGES = ("lvm-lightning", "torch", "lightning", "torchmetrics", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that the numbers go through; this one may run from its sources alone."""
+    found = {name: [each.version for each in distributions(name=name)] for name in PACKAGES}
+    return {"python": platform.python_version()} | {name: [*own, "not installed"][0] for name, own in found.items()}
 
 
 def provenance(module: LatentVariableModule, data: object) -> Provenance:
