@@ -88,9 +88,9 @@ def turns_of(works: dict[str, Step], turns: int, before: Callable[[str], object]
 
 def kept(module: LatentVariableModule, step: Step) -> float | None:
     """Share of the samples that the step's last backward pass takes; None where it does not look."""
-    module.kept = math.nan  # which is not above what pays, so that it looks
+    module.kept.share = -1.0  # it looks where it can
     step()
-    return None if math.isnan(module.kept) else module.kept
+    return None if module.kept.share < 0 else module.kept.share
 
 
 def kind_of(event: Any) -> str:
@@ -162,7 +162,7 @@ class FreshAndTrained(pl.Callback):
         def before(name: str) -> None:
             name = name if name in states else "trained"
             pl_module.load_state_dict(states[name])
-            pl_module.kept = shares[name] or 0.0
+            pl_module.kept.share = shares[name] or 0.0
 
         works = {"fresh": step, "trained": step, "product": product(dtype_of(trainer))}
         seconds = turns_of(works, self.turns, before)

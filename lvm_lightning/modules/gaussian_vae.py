@@ -175,9 +175,9 @@ class GaussianVAE(LatentVariableModule):
         features, shape = self.encoder(batch.x), (self.samples, len(batch.x), self.model.prior.dim)
         noise = normal_noise(self.noise_seed, "train", self.global_step, shape, Rows(batch.start, batch.total))
         inputs = [features, batch.x, noise.to(batch.x).view(self.J, self.N, *shape[1:])]
-        with self.skipping(len(batch.x)) as skipping:
-            objective, probing = partial(self._objective, skipping=skipping), skipping is not None
-            surrogate, bound = mean_in_portions(objective, inputs, [*self.parameters()], self.samples, probing)
+        skipping = self.skipping(len(batch.x))
+        objective = partial(self._objective, skipping=skipping)
+        surrogate, bound = mean_in_portions(objective, inputs, [*self.parameters()], self.samples, skipping is not None)
         return self.climb(surrogate, bound, self._free_bits_penalty(features))
 
     def _objective(

@@ -128,9 +128,11 @@ class PriorIWAE(LatentVariableModule):
         z = self.training_points(batch, "train", self.global_step)
         if self.share_points:
             return self.climb(*self._objective(z, batch.x))
-        with self.skipping(len(batch.x)) as skipping:
-            objective, probing = partial(self._objective, skipping=skipping), skipping is not None
-            return self.climb(*mean_in_portions(objective, [z, batch.x], [*self.parameters()], self.samples, probing))
+        skipping = self.skipping(len(batch.x))
+        objective = partial(self._objective, skipping=skipping)
+        return self.climb(
+            *mean_in_portions(objective, [z, batch.x], [*self.parameters()], self.samples, skipping is not None)
+        )
 
     def _objective(self, z: Tensor, x: Tensor, skipping: Skipping | None = None) -> tuple[Tensor, Tensor]:
         """What is raised and what is reported, ``(B,)``: z ``(J, N, B, K)`` or shared ``(J, N, 1, K)``."""

@@ -26,6 +26,17 @@ FEWEST, LEAST = 8, 4096
 
 
 @dataclasses.dataclass
+class Kept:
+    """What the last backward pass kept.
+
+    Attributes:
+        share: of the samples.
+    """
+
+    share: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Skipping:
     """What the backward passes of one training step leave out.
 
@@ -33,7 +44,7 @@ class Skipping:
         roulette: samples with less than this share of their example's Σ_n |c_n| are kept with a probability that falls
             with their share, and count for more: Russian roulette, without bias. 0 leaves out what is negligible alone.
         generator: CPU generator of that chance.
-        kept: share of the samples that the last backward pass of this step kept.
+        kept: where each backward pass says what it kept.
 
     Reference:
         Kahn & Harris, Estimation of particle transmission by random sampling, 1951 (Russian roulette).
@@ -41,7 +52,7 @@ class Skipping:
 
     roulette: float
     generator: torch.Generator
-    kept: float = 0.0
+    kept: Kept = dataclasses.field(default_factory=Kept)
 
     def choose(self, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         """Which samples a backward pass takes, and the cotangents that they have there.
@@ -59,12 +70,12 @@ class Skipping:
             kept &= ~(torch.rand(size.shape, generator=self.generator).to(size) >= probability)
             cotangent = cotangent / probability
         index = kept.flatten().nonzero().squeeze(-1)
-        self.kept = len(index) / kept.numel()
+        self.kept.share = len(index) / kept.numel()
         return index, cotangent.flatten()[index]
 
     def serves(self, z: Tensor, x: Tensor) -> bool:
         """Whether it can leave out samples: each example has its own, and in this step it has paid so far."""
-        return z.shape[-2] == len(x) and self.kept <= PAYS and torch.is_grad_enabled() and not x.requires_grad
+        return z.shape[-2] == len(x) and self.kept.share <= PAYS and torch.is_grad_enabled() and not x.requires_grad
 
     def apply(self, function: OfPairs, z: Tensor, x: Tensor, parameters: Sequence[Tensor], size: int) -> Tensor:
         """``function(z, x)``, whose backward pass takes only what :meth:`choose` keeps.
