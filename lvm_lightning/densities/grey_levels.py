@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from lvm_lightning.densities.likelihoods import Likelihood, NaturalLikelihood, float32_or_better
 from lvm_lightning.support.argtypes import PositiveFloat
@@ -117,8 +118,10 @@ class PixelwiseGaussian(GaussianLikelihood):
         """m and log σ, both ``(*, D)``."""
         mean, log_excess = parameters.chunk(2, dim=-1)
         least = 2 * math.log(self.floor)
-        log_excess = log_excess.clamp(min=least + rounding(log_excess.dtype) - 4)  # below, it adds nothing to floor²
-        return mean, 0.5 * torch.logaddexp(log_excess, torch.full_like(log_excess, least))
+        above = log_excess - least
+        with torch.no_grad():
+            above.clamp_(min=rounding(above.dtype) - 4)  # below, exp(s) adds nothing to floor²
+        return mean, 0.5 * (softplus(above, threshold=40) + least)  # the threshold is one of float64
 
     def information(self, parameters: Tensor) -> Tensor:
         """1/σ² of m, and ½ (∂ log σ²/∂s)² of s."""

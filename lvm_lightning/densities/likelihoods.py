@@ -128,9 +128,13 @@ class Bernoulli(NaturalLikelihood):
 def _floored(logits: Tensor, out: Tensor | None = None) -> Tensor:
     """Logits, cut where softplus and sigmoid are a 50th of the rounding of 1: in float32 at −19.9, where both are 2e-9.
 
-    Further below, both can take ten times as long. The sum over 784 pixels moves by less than 2e-6 nats.
+    Further below, both can take a processor ten times as long. The sum over 784 pixels moves by less than 2e-6 nats.
+    Logits that are all above are not copied: to look at them takes a quarter of the time.
     """
-    return torch.clamp(logits, min=rounding(logits.dtype) - 4, out=out)
+    least = rounding(logits.dtype) - 4
+    if logits.device.type != "cpu" or not logits.numel() or float(logits.detach().amin()) >= least:
+        return logits
+    return torch.clamp(logits, min=least, out=out)
 
 
 class _NaturalLogProb(torch.autograd.Function):
