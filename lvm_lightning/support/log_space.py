@@ -48,15 +48,16 @@ def without_tiny(cotangent: Tensor, largest: Tensor, dtype: torch.dtype) -> Tens
 
 
 class _LogSumExp(torch.autograd.Function):
-    """log Σ_n exp ℓ_n = ℓ_max − log v_max: the normalised weights v are the gradient, the largest at least 1/N."""
+    """log Σ_n exp ℓ_n = ℓ_max + log Σ_n exp(ℓ_n − ℓ_max), with at least ε² for each: the shares v are the gradient."""
 
     @staticmethod
     def forward(ctx: Any, log_w: Tensor, dim: int) -> Tensor:
         largest = log_w.amax(dim, keepdim=True)
-        weights = _cut(log_w, largest).softmax(dim)
-        ctx.save_for_backward(log_w, weights)
+        weights = (log_w - largest).clamp_(min=2 * rounding(log_w.dtype)).exp_()
+        total = weights.sum(dim, keepdim=True)
+        ctx.save_for_backward(log_w, weights.div_(total))
         ctx.dim = dim
-        return torch.where(largest.isinf(), largest, largest - weights.amax(dim, keepdim=True).log()).squeeze(dim)
+        return torch.where(largest.isinf(), largest, largest + total.log()).squeeze(dim)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
