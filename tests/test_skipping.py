@@ -186,6 +186,18 @@ def test_a_resumed_run_knows_whether_to_look(tmp_path: Path) -> None:
         assert resumed.kept.share == 0
 
 
+def test_portions_are_larger_where_few_samples_get_a_graph() -> None:
+    x = Batch.of(torch.randint(2, (64, D), generator=torch.Generator().manual_seed(3)).double())
+    for make, portions in ((sharp, 1), (lambda model: model.double(), 4)):  # of 15.5 images for each of 256 samples
+        model = make(PriorIWAE(latent_dim=2, inner_samples=256, share_points=False, decoder=Counting, data_dim=D))
+        sizes: list[int] = []
+        model.model.decoder.register_forward_pre_hook(
+            lambda _, given, sizes=sizes: sizes.append(len(given[0])) if torch.is_grad_enabled() else None
+        )
+        model.training_step(x, 0)
+        assert len(sizes) == 1 + portions  # the small one at first
+
+
 def test_few_samples_in_all_are_left_to_autograd() -> None:
     for options in ({"inner_samples": 4}, {"inner_samples": 64}):
         gradient(vae(**options), batch())

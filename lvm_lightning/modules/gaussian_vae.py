@@ -176,8 +176,8 @@ class GaussianVAE(LatentVariableModule):
         noise = normal_noise(self.noise_seed, "train", self.global_step, shape, Rows(batch.start, batch.total))
         inputs = [features, batch.x, noise.to(batch.x).view(self.J, self.N, *shape[1:])]
         skipping = self.skipping(len(batch.x))
-        objective = partial(self._objective, skipping=skipping)
-        surrogate, bound = mean_in_portions(objective, inputs, [*self.parameters()], self.samples, skipping is not None)
+        objective, growth = partial(self._objective, skipping=skipping), skipping.growth if skipping else None
+        surrogate, bound = mean_in_portions(objective, inputs, [*self.parameters()], self.samples, growth)
         return self.climb(surrogate, bound, self._free_bits_penalty(features))
 
     def _objective(

@@ -129,10 +129,8 @@ class PriorIWAE(LatentVariableModule):
         if self.share_points:
             return self.climb(*self._objective(z, batch.x))
         skipping = self.skipping(len(batch.x))
-        objective = partial(self._objective, skipping=skipping)
-        return self.climb(
-            *mean_in_portions(objective, [z, batch.x], [*self.parameters()], self.samples, skipping is not None)
-        )
+        objective, growth = partial(self._objective, skipping=skipping), skipping.growth if skipping else None
+        return self.climb(*mean_in_portions(objective, [z, batch.x], [*self.parameters()], self.samples, growth))
 
     def _objective(self, z: Tensor, x: Tensor, skipping: Skipping | None = None) -> tuple[Tensor, Tensor]:
         """What is raised and what is reported, ``(B,)``: z ``(J, N, B, K)`` or shared ``(J, N, 1, K)``."""

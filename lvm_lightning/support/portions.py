@@ -5,7 +5,8 @@ also mapped and unmapped at each step; on any device, they set the largest numbe
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -27,7 +28,11 @@ PROBE = 8
 
 
 def mean_in_portions(
-    objective: PerExample, tensors: Sequence[Tensor], parameters: Sequence[Tensor], points: int, probing: bool = False
+    objective: PerExample,
+    tensors: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    points: int,
+    growth: Callable[[], int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean over the batch of an objective whose examples do not depend on each other.
 
@@ -44,20 +49,29 @@ def mean_in_portions(
         parameters: leaves that ``objective`` may depend on; give all of the model. One that it does not reach gets no
             gradient and costs nothing.
         points: latent points that an example takes.
-        probing: whether a small portion comes first, from which ``objective`` learns how to go on.
+        growth: where given, a small portion comes first, from which ``objective`` learns how to go on; after it, this
+            says how many times as large as otherwise the others may be.
 
     Returns:
         F ``()``, with gradients for ``tensors`` and ``parameters``, and what is reported ``(B,)``, without.
     """
     whole, batch = WHOLE.get(tensors[0].device.type, LARGE), tensors[0].shape[-2]
     rows = batch if batch * points <= whole else max(1, whole // 2 // points)
-    first = rows // PROBE if probing else 0
-    sizes = [*([first] if first else []), *(min(rows, batch - start) for start in range(first, batch, rows))]
-    if len(sizes) == 1 or not torch.is_grad_enabled():
+    first = rows // PROBE if growth is not None else 0
+    if (rows == batch and not first) or not torch.is_grad_enabled():
         raised, reported = objective(*tensors)
         return raised.mean(), reported.detach()
     wanted = [p for p in parameters if p.requires_grad]
-    return cast(tuple[Tensor, Tensor], _MeanInPortions.apply(objective, sizes, len(tensors), *tensors, *wanted))
+    portions = partial(_portions, batch, first or rows, rows, growth or (lambda: 1))
+    return cast(tuple[Tensor, Tensor], _MeanInPortions.apply(objective, portions, len(tensors), *tensors, *wanted))
+
+
+def _portions(batch: int, first: int, rows: int, growth: Callable[[], int]) -> Iterator[slice]:
+    """The rows of each portion; how many the second and later ones have is asked for when the first is done."""
+    yield slice(0, first)
+    rows *= growth()
+    for start in range(first, batch, rows):
+        yield slice(start, min(start + rows, batch))
 
 
 def in_blocks(function: Callable[[Tensor], Tensor], z: Tensor, weight: int = 1) -> Tensor:
@@ -87,7 +101,7 @@ class _MeanInPortions(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, objective: PerExample, sizes: list[int], count: int, *inputs: Tensor
+        ctx: Any, objective: PerExample, portions: Callable[[], Iterator[slice]], count: int, *inputs: Tensor
     ) -> tuple[Tensor, Tensor]:
         tensors, parameters = inputs[:count], inputs[count:]
         needed = ctx.needs_input_grad[3 : 3 + count]
@@ -95,9 +109,9 @@ class _MeanInPortions(torch.autograd.Function):
         told: list[tuple[Tensor, Tensor]] = []
         of_rows: list[tuple[Tensor, ...]] = []
         of_parameters: list[Tensor | None] = [None] * len(parameters)
-        for parts in zip(*(t.split(sizes, dim=-2) for t in tensors), strict=True):
+        for rows in portions():
             with torch.enable_grad():
-                leaves = [part.detach().requires_grad_(need) for part, need in zip(parts, needed, strict=True)]
+                leaves = [t[..., rows, :].detach().requires_grad_(n) for t, n in zip(tensors, needed, strict=True)]
                 values, numbers = objective(*leaves)
                 mean = values.sum() / batch
             wanted = [leaf for leaf in leaves if leaf.requires_grad]

@@ -21,6 +21,8 @@ NEGLIGIBLE = 1e-6
 """Share of Σ_n |c_n| that may be left out."""
 PAYS = 0.5
 """Share of kept samples up to which to evaluate them again costs less than a graph of all."""
+MOST = 8
+"""How many times as many samples are taken at once where almost none get a graph."""
 FEWEST, LEAST = 8, 4096
 """Samples of an example, and of a batch, from which on skipping is tried."""
 
@@ -72,6 +74,10 @@ class Skipping:
         index = kept.flatten().nonzero().squeeze(-1)
         self.kept.share = len(index) / kept.numel()
         return index, cotangent.flatten()[index]
+
+    def growth(self) -> int:
+        """How many times as many samples a step may take at once, where so few of them get a graph."""
+        return min(MOST, int(1 / max(self.kept.share, 1 / MOST))) if self.kept.share <= PAYS else 1
 
     def serves(self, z: Tensor, x: Tensor) -> bool:
         """Whether it can leave out samples: each example has its own, and in this step it has paid so far."""
