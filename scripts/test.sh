@@ -5,5 +5,6 @@ cd "$(dirname "$0")/.."
 . scripts/environment.sh
 
 prepare_environment '.[dev]'
-# A core for each worker: threads of one would wait for those of the other.
-OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest -n 2 --dist worksteal "$@"
+# One thread a worker: those of one would wait for those of the others. Three for two cores, as many tests wait for
+# processes that they have started: 10 minutes, where two take 13.
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest -n 3 --dist worksteal "$@"

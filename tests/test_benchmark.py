@@ -92,7 +92,7 @@ def test_operations_have_their_kind() -> None:
     kinds = {event.name: benchmark_configs.kind_of(event) for event in profiler.events() or []}
     assert kinds["aten::addmm"] == kinds["aten::mm"] == "products"
     assert kinds["aten::softplus"] == kinds["aten::sigmoid"] == "likelihood"
-    assert kinds["_LogSumExp"] == kinds["aten::_softmax"] == "log-sum-exp"
+    assert kinds["_LogSumExp"] == kinds["aten::exp_"] == "log-sum-exp"
     assert kinds["aten::elu_"] == "rest"
     convolution = SimpleNamespace(name="aten::mkldnn_convolution", cpu_parent=None)
     assert benchmark_configs.kind_of(convolution) == "products"
