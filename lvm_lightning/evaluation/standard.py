@@ -58,7 +58,7 @@ class ImportanceWeighted(Evaluator):
         cure: what a reader can do about heavy weights.
     """
 
-    SHAPE = "Pareto k of the weights"
+    SIZE, SHAPE = "effective sample size", "Pareto k of the weights"
     note = ""
     cure: str
 
@@ -71,7 +71,7 @@ class ImportanceWeighted(Evaluator):
         yield Measured(self.name, iw_elbo(log_w.double()), "lower bound", S)
         if S >= TAIL:
             size = effective_sample_size(log_w)
-            yield Measured("effective sample size", size, "stochastic estimate", S, f"of {S:,} samples")
+            yield Measured(self.SIZE, size, "stochastic estimate", S, f"of {S:,} samples")
             yield Measured(self.SHAPE, pareto_shape(log_w), "stochastic estimate", S, "none")
 
     def notes(self, found: Mapping[str, Measured]) -> list[str]:
