@@ -7,6 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import benchmark
 import benchmark_configs
+import benchmark_gpu
 import pytest
 import torch
 from counters import Operations
@@ -39,6 +40,7 @@ def test_it_lists_every_config(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (benchmark_configs, ["jensen", "--turns", "0"], r"--turns: must be a whole number, 1 or more, got 0"),
         (benchmark_configs, ["--train_seconds", "-1"], r"--train_seconds: must be a whole number, 1 or more, got -1"),
         (benchmark, ["--steps", "39"], r"--steps: must be a whole number, 40 or more, got 39"),
+        (benchmark_gpu, ["--turns", "0"], r"--turns: must be a whole number, 1 or more, got 0"),
         (benchmark, ["--ckpt_path", "missing.ckpt"], r"--ckpt_path: .*missing.ckpt"),
     ],
 )

@@ -1,5 +1,6 @@
 """Evaluators with proposals that are fitted to each image."""
 
+from abc import abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -14,39 +15,19 @@ from lvm_lightning.support import PositiveFloat, PositiveInt
 from lvm_lightning.support.log_space import normalised_weights
 
 
-class FittedImportance(ImportanceWeighted):
-    """L_S with proposals that are fitted to each example: for a model without an encoder whose K is above 2.
+class Fitted(ImportanceWeighted):
+    """Abstract: L_S with proposals that are fitted to each example."""
 
-    Args:
-        samples: S.
-        pilots: CPU generator of the prior points that the fits start from.
-    """
-
-    PILOTS = 2**14
     purpose, note = "fitted", " (fitted proposals)"
     cure = "raise evaluation.samples, or use 'lvm-lightning anneal'"
 
-    def __init__(self, samples: int, pilots: torch.Generator) -> None:
-        super().__init__(samples)
-        self._pilots = pilots
-        self._fitted: FittedProposals | None = None
-
-    def lacks(self, model: LatentVariableModel) -> str:
-        """A standard normal prior."""
-        return "" if isinstance(model.prior, StandardNormal) else "a standard normal prior"
+    @abstractmethod
+    def proposals(self, given: Given) -> Mixture:
+        """q(z|x) of the examples."""
 
     def measure(self, given: Given) -> Iterator[Measured]:
         """The bound, and how far its weights can be believed."""
         yield from self.bound(given.terms(self.samples, self.proposals(given)).log_w)
-
-    def proposals(self, given: Given) -> Mixture:
-        """q(z|x) of the examples; the pilot points are decoded once, for all batches."""
-        model, x = given.model, given.batch.x
-        if self._fitted is None:
-            pilots = prior_points(model.prior, "sobol", self.PILOTS, 1, self._pilots).squeeze(1).to(x)
-            starts = BestPilots(model.decode, model.likelihood, pilots)
-            self._fitted = FittedProposals(model.decode, model.likelihood, starts)
-        return self._fitted(x)
 
     def posterior_mean(self, given: Given) -> tuple[Tensor, Tensor]:
         """E[z|x] by self-normalised importance sampling, and its standard error, ``(B, K)`` each.
@@ -64,8 +45,37 @@ class FittedImportance(ImportanceWeighted):
         return mean.to(x), (v * (z - mean)).square().sum(0).sqrt().to(x)
 
 
-class FittedFromEncoder(FittedImportance):
-    """L_S with a Gaussian that is fitted to each example, from where the encoder's q(z|x) lies.
+class FittedImportance(Fitted):
+    """L_S for a model without an encoder whose K is above 2: the fits start from the best of many prior points.
+
+    Args:
+        samples: S.
+        pilots: CPU generator of the prior points that the fits start from.
+    """
+
+    PILOTS = 2**14
+
+    def __init__(self, samples: int, pilots: torch.Generator) -> None:
+        super().__init__(samples)
+        self._pilots = pilots
+        self._fitted: FittedProposals | None = None
+
+    def lacks(self, model: LatentVariableModel) -> str:
+        """A standard normal prior."""
+        return "" if isinstance(model.prior, StandardNormal) else "a standard normal prior"
+
+    def proposals(self, given: Given) -> Mixture:
+        """q(z|x) of the examples; the pilot points are decoded once, for all batches."""
+        model, x = given.model, given.batch.x
+        if self._fitted is None:
+            pilots = prior_points(model.prior, "sobol", self.PILOTS, 1, self._pilots).squeeze(1).to(x)
+            starts = BestPilots(model.decode, model.likelihood, pilots)
+            self._fitted = FittedProposals(model.decode, model.likelihood, starts)
+        return self._fitted(x)
+
+
+class FittedFromEncoder(Fitted):
+    """L_S for a model with an encoder: the fit starts from where q(z|x) lies.
 
     Args:
         samples: S.
@@ -73,10 +83,11 @@ class FittedFromEncoder(FittedImportance):
         widen: what the standard deviations of Laplace's approximation are multiplied by.
     """
 
-    SIZE, SHAPE = (f"{name}{FittedImportance.note}" for name in (FittedImportance.SIZE, FittedImportance.SHAPE))
+    SIZE, SHAPE = Fitted.SIZE + Fitted.note, Fitted.SHAPE + Fitted.note  # the encoder's own stand beside them
+    cure = "raise evaluation.evaluators.samples, or use 'lvm-lightning anneal'"
 
     def __init__(self, samples: PositiveInt = 500, steps: PositiveInt = 6, widen: PositiveFloat = 1.1) -> None:
-        super().__init__(samples, torch.Generator())
+        super().__init__(samples)
         self.steps, self.wide = steps, widen
 
     def lacks(self, model: LatentVariableModel) -> str:
