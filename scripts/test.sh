@@ -5,6 +5,6 @@ cd "$(dirname "$0")/.."
 . scripts/environment.sh
 
 prepare_environment '.[dev]'
-# One thread a worker: those of one would wait for those of the others. Twice as many workers as cores, as many tests
-# wait for processes that they have started: of two cores, two workers left a third idle.
-OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest -n 4 --dist worksteal "$@"
+# One thread a worker: those of one would wait for those of the others. Three workers for two cores, as many tests wait
+# for processes that they have started. Four need more memory and no less time.
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest -n 3 --dist worksteal "$@"
