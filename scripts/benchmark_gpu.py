@@ -81,7 +81,7 @@ def step_in(model: LatentVariableModule, batches: Iterator[Batch], precision: st
 
 
 def steps(batches: Iterator[Batch], states: dict[str, tuple[State, State] | None], repeats: int) -> Works:
-    """Every step, in turns of so many of the smallest."""
+    """Every step; so many of it make a turn."""
     one = next(batches)
     small = Batch(one.x[:AMORTISED_BATCH], one.label[:AMORTISED_BATCH], 0, AMORTISED_BATCH)
     works: Works = {}
@@ -154,11 +154,11 @@ def run_in(processes: int, folder: Path, count: int) -> State:
     if processes > 1:
         plugin = "{class_path: lightning.pytorch.strategies.DDPStrategy, init_args: {process_group_backend: gloo}}"
         options += ["--trainer.strategy", plugin]
-    line = [sys.executable, "-m", "lvm_lightning", "fit", *RUN, *options]
+    words = [sys.executable, "-m", "lvm_lightning", "fit", *RUN, *options]
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "LOCAL_RANK": "0", "WORLD_SIZE": str(processes)}
     running = [
         subprocess.Popen(
-            line,
+            words,
             env=os.environ | (meeting | {"NODE_RANK": str(rank)} if processes > 1 else {}),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -169,7 +169,7 @@ def run_in(processes: int, folder: Path, count: int) -> State:
     for process in running:
         _, told = process.communicate()
         if process.returncode:
-            fail(f"{' '.join(line)} exits with {process.returncode}: {told.strip().splitlines()[-1:]}")
+            fail(f"{' '.join(words)} exits with {process.returncode}: {told.strip().splitlines()[-1:]}")
     (checkpoint,) = folder.glob("prior_iwae/version_*/checkpoints/last.ckpt")
     state: State = read_checkpoint(checkpoint)["state_dict"]
     return state
@@ -200,16 +200,13 @@ def main() -> None:
     data = StaticMNIST(batch_size=BATCH)
     data.setup()
     batches = forever(data)
-    states = {
-        "fresh": None,
-        "trained": (
-            trained(prior_model(samples=1024), batches, options.train_steps),
-            trained(encoder_model(samples=5), batches, options.train_steps),
-        ),
-    }
+    of_prior = trained(prior_model(samples=1024), batches, options.train_steps)
+    of_encoder = trained(encoder_model(samples=5), batches, options.train_steps)
     works: Works = {"float32 product": (product(torch.float32), 20), "bf16 product": (product(torch.bfloat16), 20)}
-    times = in_turns(works | steps(batches, states, options.repeats), options.turns)
-    model = prior_model(states["trained"][0] if states["trained"] else None).to(DEVICE)
+    times = in_turns(
+        works | steps(batches, {"fresh": None, "trained": (of_prior, of_encoder)}, options.repeats), options.turns
+    )
+    model = prior_model(of_prior).to(DEVICE)
     with torch.no_grad():
         logits = model.model.decode(torch.randn(16_384, 2, device=DEVICE))
     found = compare_products(logits, next(batches).to(DEVICE).x, options.turns)

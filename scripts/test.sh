@@ -6,5 +6,5 @@ cd "$(dirname "$0")/.."
 
 prepare_environment '.[dev]'
 # One thread a worker: those of one would wait for those of the others. Three workers for two cores, as many tests wait
-# for processes that they have started. Four need more memory and no less time.
+# for processes that they have started. Four took as long.
 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest -n 3 --dist worksteal "$@"

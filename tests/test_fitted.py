@@ -185,9 +185,8 @@ def with_an_encoder(prior: str, posterior: Any = GaussianPosterior) -> GaussianV
         for name, parameter in model.named_parameters():
             if "decoder" in name and parameter.ndim == 2:
                 parameter.mul_(2)
-        list(model.encoder.parameters())[-1][2:4] = (
-            -1.5 if prior == "VampPrior" else -3
-        )  # log σ, or what softplus makes σ of
+        # log σ, or what softplus makes σ of
+        list(model.encoder.parameters())[-1][2:4] = -1.5 if prior == "VampPrior" else -3
     return model.requires_grad_(False)
 
 

@@ -129,7 +129,7 @@ def _floored(logits: Tensor, out: Tensor | None = None) -> Tensor:
     """Logits, cut where softplus and sigmoid are a 50th of the rounding of 1: in float32 at −19.9, where both are 2e-9.
 
     Further below, both can take a processor ten times as long. The sum over 784 pixels moves by less than 2e-6 nats.
-    Logits that are all above are not copied: to look at them takes a quarter of the time.
+    Logits that are all above are not copied: to look at them takes less time.
     """
     least = rounding(logits.dtype) - 4
     if logits.device.type != "cpu" or not logits.numel() or float(logits.detach().amin()) >= least:

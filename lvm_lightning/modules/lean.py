@@ -1,4 +1,4 @@
-"""A LightningModule whose hooks cost a step less: together 0.2 ms, a tenth of the step of a small model."""
+"""A LightningModule whose hooks cost a step less: a tenth of the step of the smallest model."""
 
 from typing import Any
 

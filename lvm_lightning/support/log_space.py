@@ -23,14 +23,13 @@ def share(log_share: Tensor) -> Tensor:
     return log_share.clamp(min=2 * rounding(log_share.dtype)).exp()
 
 
-def _cut(log_w: Tensor, largest: Tensor) -> Tensor:
-    """log w, at least ε² of the largest weight: what N cut weights add to a sum is at most N ε² of it."""
-    return log_w.maximum(largest + 2 * rounding(log_w.dtype))
-
-
 def normalised_weights(log_w: Tensor, dim: int) -> Tensor:
-    """v_n = w_n / Σ_n w_n over one axis, in the shape of ``log_w``, each at least ε² of the largest one."""
-    return _cut(log_w, log_w.detach().amax(dim, keepdim=True)).softmax(dim)
+    """v_n = w_n / Σ_n w_n over one axis, in the shape of ``log_w``, each at least ε² of the largest one.
+
+    What N cut weights add to a sum is at most N ε² of it.
+    """
+    largest = log_w.detach().amax(dim, keepdim=True)
+    return log_w.maximum(largest + 2 * rounding(log_w.dtype)).softmax(dim)
 
 
 def without_tiny(cotangent: Tensor, largest: Tensor, dtype: torch.dtype) -> Tensor:

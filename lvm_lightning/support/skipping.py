@@ -77,7 +77,7 @@ class Skipping:
 
     def growth(self) -> int:
         """How many times as many samples a step may take at once, where so few of them get a graph."""
-        return min(MOST, int(1 / max(self.kept.share, 1 / MOST))) if self.kept.share <= PAYS else 1
+        return int(1 / max(self.kept.share, 1 / MOST))
 
     def serves(self, z: Tensor, x: Tensor) -> bool:
         """Whether it can leave out samples: each example has its own, and in this step it has paid so far."""
