@@ -45,8 +45,8 @@ class EvaluationReport(Callback):
             for the exponential-posterior model.
         widen: what that measurement multiplies the standard deviations of q(z|x) by: a wider proposal has lighter
             weights where q is too narrow.
-        spacing: distance of the grid points of the quadrature where K = 2. A sharper posterior needs a finer grid; the
-            grid's error stands beside the value.
+        spacing: distance of the grid points of the quadrature where K = 2. A sharper posterior gets a denser grid of its
+            own; the error stands beside the value.
         evaluators: further evaluators, your own for example: their quantities appear in the table too.
         save_per_example: whether each image's values are written to ``evaluation_per_example.npz``, for ``compare``; a
             test without it removes those of an earlier one.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lvm_lightning.densities import Bernoulli, StandardNormal, normal_grid
 from lvm_lightning.evaluation import NATS, Evaluator, Given, Measured
+from lvm_lightning.evaluation.refining import FIRST_REACH, Lattice, Refinement, left_out, rule_error
 from lvm_lightning.evaluation.standard import EXACT
 from lvm_lightning.model import LatentVariableModel
 from lvm_lightning.support.log_space import log_sum_exp, normalised_weights, share
@@ -37,6 +38,7 @@ class GridQuadrature:
         spacing: distance of neighbouring grid points.
         radius: largest norm of a grid point.
         device: where to compute, in float32.
+        tolerance: nats; an image whose error is larger gets finer grids around its posterior.
 
     Raises:
         ValueError: if ``dim`` is not 1 or 2.
@@ -48,6 +50,7 @@ class GridQuadrature:
     spacing: float = 0.025
     radius: float = 5.0
     device: torch.device | None = None
+    tolerance: float = 3e-3
 
     def __post_init__(self) -> None:
         near = normal_grid(self.dim, self.spacing, self.radius)
@@ -55,7 +58,10 @@ class GridQuadrature:
         coset = (parity * 2 ** torch.arange(self.dim)).sum(-1)  # each has every other point along each axis
         far = normal_grid(self.dim, BEYOND[0] * self.spacing, BEYOND[1])
         self._cosets = [self._decoded(near, coset == c) for c in range(2**self.dim)]
-        self._beyond = self._decoded(far, far[0].norm(dim=-1) > self.radius)
+        self._refinement = Refinement(self.decode, self.log_lik, self.tolerance)
+        self._wide = BEYOND[0] * self.spacing
+        outside = far[0].norm(dim=-1) > self.radius
+        self._beyond, self._inner = self._decoded(far, outside), self._decoded(far, ~outside)
         self.points = sum(len(z) for part in (*self._cosets, self._beyond) for _, _, z in part)
 
     def _decoded(self, grid: tuple[Tensor, Tensor], which: Tensor) -> list[Chunk]:
@@ -66,18 +72,32 @@ class GridQuadrature:
     def measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x), and how far it may be off, ``(B, D) → (B,)`` each, nats.
 
-        The rule's error falls faster than any power of the spacing: at half the spacing it is less than its square. So
-        it is told by δ, the largest distance from the sums over the cosets, which are the grids of twice the spacing
-        that the grid consists of: min(2δ, (4δ)²), and all of the mass beyond the radius. It matters: a sharp posterior
-        of a trained model can be narrower than the grid. One coset may agree with the whole by chance, by where the
-        posterior lies between the points; that all do is rare.
+        The error is that of the rule (:func:`rule_error`) and all of the mass beyond the radius. Where it is above the
+        tolerance, both are measured again on finer grids: a sharp posterior can be narrower than the one of all images.
         """
-        sums = torch.stack([self._log_sum(coset, x) for coset in self._cosets])
-        beyond = self._log_sum(self._beyond, x)
-        log_p = torch.logaddexp(sums.logsumexp(0), beyond)
-        each = torch.logaddexp(sums + self.dim * math.log(2), beyond)
-        distance = (each - log_p).abs().amax(0)
-        return log_p, (2 * distance).minimum((4 * distance).square()) + share(beyond - log_p)
+        near = [self._sum(coset, x, self.spacing) for coset in self._cosets]
+        beyond = self._sum(self._beyond, x, self._wide)
+        sums, outside = torch.stack([log_sum for log_sum, _ in near]), beyond[0]
+        log_p = torch.logaddexp(sums.logsumexp(0), outside)
+        each = torch.logaddexp(sums + self.dim * math.log(2), outside)
+        error = rule_error(each, log_p) + share(outside - log_p)
+        coarse, is_outside = error > self.tolerance, outside - log_p > math.log(self.tolerance)
+        if bool((inside := coarse & ~is_outside).any()):
+            log_p, error = self._refined(x, near, inside, log_p, error)
+        if bool((beside := coarse & is_outside).any()):
+            log_p, error = self._refined(x, [self._sum(self._inner, x, self._wide), beyond], beside, log_p, error)
+        return log_p, error
+
+    def _refined(
+        self, x: Tensor, parts: list[tuple[Tensor, Lattice]], which: Tensor, log_p: Tensor, error: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same with some images measured again on denser lattices, from what the parts of a grid say of them."""
+        log_sum = torch.stack([log_sum for log_sum, _ in parts]).double().logsumexp(0)
+        lattice = Lattice.joined([lattice for _, lattice in parts])
+        heavy = lattice.kept(which[lattice.image]).heavy(len(x), FIRST_REACH)
+        value, off = self._refinement.measure(x, heavy, left_out(heavy.log_sum(len(x)), log_sum))
+        better = off < error
+        return torch.where(better, value.to(x), log_p), torch.where(better, off.to(x), error)
 
     def posterior_mean(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """E[z|x], and how far the mean over one coset of the points lies from it at most, ``(B, D) → (B, K)`` each.
@@ -100,12 +120,20 @@ class GridQuadrature:
             mean = mean + (here - mean) * share(log_sum - total).unsqueeze(-1)
         return total, mean
 
-    def _log_sum(self, chunks: list[Chunk], x: Tensor) -> Tensor:
-        """log Σ_m exp(log weight + log p(x|z_m)) over the points of some chunks, ``(B,)``."""
-        total = x.new_full((len(x),), -torch.inf)
-        for parameters, log_weight, _ in chunks:
-            total = torch.logaddexp(total, log_sum_exp(self.log_lik(parameters, x) + log_weight, 0))
-        return total
+    def _sum(self, chunks: list[Chunk], x: Tensor, spacing: float) -> tuple[Tensor, Lattice]:
+        """log Σ_m exp(log weight + log p(x|z_m)) over some chunks, ``(B,)``, and the points that carry each image's."""
+        total = largest = x.new_full((len(x),), -torch.inf)
+        basis = spacing * torch.eye(self.dim, dtype=torch.float64, device=x.device)
+        parts = [Lattice.none(basis)]
+        for parameters, log_weight, z in chunks:
+            log_w = self.log_lik(parameters, x) + log_weight
+            total = torch.logaddexp(total, log_sum_exp(log_w, 0))
+            largest = largest.maximum(log_w.amax(0))
+            point, image = (log_w > largest - FIRST_REACH).nonzero(as_tuple=True)
+            index = (z[point].double() / spacing).round().long()
+            log_joint = log_w[point, image].double() - self.dim * math.log(spacing)
+            parts.append(Lattice(basis, image, index, log_joint))
+        return total, Lattice.joined(parts)
 
 
 @dataclass
