@@ -44,6 +44,11 @@ LEFT_OVER = ("config.yaml", "hparams.yaml", "events.out.*", "figures/*.png")
 """What a run writes before its first checkpoint."""
 ASKED_TO_STOP = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 """Exit statuses of a command that was asked to stop and has saved its state."""
+COLUMNS = (
+    *("row", "system", "data", "log p(x)", "its own error", "", "like the published", "ELBO or bound", "active units"),
+    *("published", "steps", "fit", "test"),
+)
+"""Of the table."""
 LARGEST_PICTURE = 200_000
 """Bytes of a picture that is published."""
 
@@ -82,6 +87,7 @@ class Row:
         checkpoint: which state is tested: ``best`` on validation, or the ``last``.
         bound: name of the quantity that is its ELBO.
         published: the figure to stand beside.
+        like_published: name of the quantity that is of the same kind as the published one, where ``figure`` is not.
         pictures: names of the figures that are published.
     """
 
@@ -95,6 +101,7 @@ class Row:
     checkpoint: Literal["best", "last"] = "best"
     bound: str = "ELBO"
     published: Published | None = None
+    like_published: str | None = None
     pictures: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -334,7 +341,8 @@ def described(row: Row, folder: Path) -> dict[str, Any]:
         "row": dataclasses.asdict(row),
         "command": f"python scripts/reproduce.py {row.name}{' --amat DIR' if row.data else ''}",
         "log_p": quantities[row.figure],
-        "bound": quantities.get(row.bound) or evaluation["quantities"][0],
+        "bound": quantities.get(row.bound) or first_bound(evaluation["quantities"], row.figure),
+        "like_published": quantities.get(row.like_published or ""),
         "active_units": None if units is None else int(units["value"]),
         "steps": last["global_step"],
         "epochs": last["epoch"] + 1,
@@ -343,6 +351,21 @@ def described(row: Row, folder: Path) -> dict[str, Any]:
         "fit_seconds": last["callbacks"].get("Timer", {}).get("time_elapsed", {}).get("train"),
         **evaluation,
     }
+
+
+def first_bound(quantities: Sequence[Mapping[str, Any]], figure: str) -> Mapping[str, Any]:
+    """The first lower bound that is not the figure itself, or else the figure."""
+    named = {q["name"]: q for q in quantities}
+    return next((q for q in quantities if q["kind"] == "lower bound" and q["name"] != figure), named[figure])
+
+
+def own_error(result: Mapping[str, Any]) -> str:
+    """How far log p(x) itself may be off in the mean: the quadrature's error, or what half of the samples lack."""
+    figure = result["log_p"]["name"].removeprefix("log p(x) ").removeprefix("≥ ").removeprefix("by ")
+    for q in result["quantities"]:
+        if q["name"] in (f"error of {figure}", f"error of the {figure}"):
+            return f"{q['value']:.1g}" if q["value"] < 1e-3 else f"{q['value']:.3f}"
+    return ""
 
 
 def validation(folder: Path) -> list[list[float]]:
@@ -366,14 +389,14 @@ def processor() -> str:
 
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
     """The table, a line for each row."""
-    head = "| row | system | data | log p(x) | | ELBO or bound | active units | published | steps | fit | test |"
+    head = "".join(f"| {name} " for name in COLUMNS) + "|"
     lines = [head, "|---" * (head.count("|") - 1) + "|"]
     return "\n".join([*lines, *map(line_of, results)]) + "\n"
 
 
 def line_of(result: Mapping[str, Any]) -> str:
     """A row of the table."""
-    row, published = result["row"], result["row"]["published"]
+    row, published, like = result["row"], result["row"]["published"], result.get("like_published")
     beside = ""
     if published:
         beside = f"{number(published['value'])} ({published['of']}; {published['source']})"
@@ -386,7 +409,9 @@ def line_of(result: Mapping[str, Any]) -> str:
         row["system"],
         data_in_words(result["provenance"]["data"]),
         f"**{measured(result['log_p'])}**",
+        own_error(result),
         meaning(result["log_p"]),
+        f"{measured(like)} ({like['name'].removeprefix('log p(x) ≥ ')})" if like else "",
         f"{measured(result['bound'])} ({result['bound']['name']})",
         "" if result["active_units"] is None else str(result["active_units"]),
         beside,

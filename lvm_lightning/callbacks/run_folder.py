@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from lvm_lightning.evaluation import EvaluationSettings, Evaluator, table
+from lvm_lightning.evaluation import Budget, EvaluationSettings, Evaluator, table
 from lvm_lightning.evaluation.per_example import PER_EXAMPLE, REPORT, write_per_example
 from lvm_lightning.evaluation.report import FinishedBatches, write_report
 from lvm_lightning.modules.base import LatentVariableModule
@@ -45,8 +45,10 @@ class EvaluationReport(Callback):
             for the exponential-posterior model.
         widen: what that measurement multiplies the standard deviations of q(z|x) by: a wider proposal has lighter
             weights where q is too narrow.
-        spacing: distance of the grid points of the quadrature where K = 2. A sharper posterior gets a denser grid of its
-            own; the error stands beside the value.
+        spacing: distance of the grid points of the quadrature where K = 2. A sharper posterior gets a denser grid of
+            its own; the error stands beside the value.
+        log_p: how much is spent on log p(x) of a model with an encoder: L_500, L_2000 or L_10000 with proposals that
+            are fitted to each image; at most ``samples``.
         evaluators: further evaluators, your own for example: their quantities appear in the table too.
         save_per_example: whether each image's values are written to ``evaluation_per_example.npz``, for ``compare``; a
             test without it removes those of an earlier one.
@@ -57,10 +59,11 @@ class EvaluationReport(Callback):
         samples: PositiveInt | None = None,
         widen: PositiveFloat = 1.0,
         spacing: PositiveFloat = 0.025,
+        log_p: Budget = "standard",
         evaluators: list[Evaluator] | None = None,
         save_per_example: bool = False,
     ) -> None:
-        self.settings = EvaluationSettings(samples, widen, spacing, evaluators or [])
+        self.settings = EvaluationSettings(samples, widen, spacing, log_p, evaluators or [])
         self.save_per_example = save_per_example
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -15,6 +15,9 @@ from lvm_lightning.support.randomness import Purpose
 Propose = Callable[[torch.Tensor], Proposal]
 """x ``(B, D)`` → q(z|x)."""
 Noise = Callable[[Purpose, int], torch.Generator]
+
+Budget = Literal["quick", "standard", "thorough"]
+"""How much a test spends on log p(x)."""
 
 GROUP = 125
 """Images that are measured at a time: of more, glibc 2.36 does not give back what thousands of samples take."""
@@ -77,12 +80,14 @@ class EvaluationSettings:
         samples: S of the importance-weighted bound L_S; None is the module's own number.
         widen: what L_S multiplies the standard deviations of q(z|x) by.
         spacing: distance of the quadrature's grid points where K = 2.
+        log_p: how much is spent on log p(x) of a model with an encoder.
         evaluators: further evaluators.
     """
 
     samples: int | None = None
     widen: float = 1.0
     spacing: float = 0.025
+    log_p: Budget = "standard"
     evaluators: Sequence[Evaluator] = ()
 
 

@@ -1,18 +1,30 @@
 """Evaluators with proposals that are fitted to each image."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from lvm_lightning.densities import ExponentialPrior, StandardNormal, prior_points
-from lvm_lightning.evaluation import Given, Measured
+from lvm_lightning.densities import ExponentialPrior, Proposal, StandardNormal, prior_points
+from lvm_lightning.evaluation import NATS, Budget, Given, Measured
 from lvm_lightning.evaluation.fitting import BestPilots, FittedProposals, Mixture
 from lvm_lightning.evaluation.standard import ImportanceWeighted
+from lvm_lightning.evaluation.variational import GaussianFit, widened
 from lvm_lightning.model import LatentVariableModel
+from lvm_lightning.objectives import iw_elbo
 from lvm_lightning.support import PositiveFloat, PositiveInt
+from lvm_lightning.support.argtypes import ClosedUnitInterval
 from lvm_lightning.support.log_space import normalised_weights
+
+BUDGETS: dict[Budget, tuple[int, Sequence[float]]] = {
+    "quick": (500, (0.7, 0.5)),
+    "standard": (2000, GaussianFit.rates),
+    "thorough": (10_000, (0.7, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2)),
+}
+"""Samples, and the rates of the Gaussian's fit."""
+WIDEN = 1.25
+"""How many times as wide as the closest Gaussian: of 1.05 to 1.25 the one with the fewest heavy weights."""
 
 
 class Fitted(ImportanceWeighted):
@@ -75,20 +87,36 @@ class FittedImportance(Fitted):
 
 
 class FittedFromEncoder(Fitted):
-    """L_S for a model with an encoder: the fit starts from where q(z|x) lies.
+    """L_S for a model with an encoder, from the Gaussian that is closest to each p(z|x).
+
+    A short Gauss–Newton ascent starts from where q(z|x) lies; :class:`GaussianFit` goes on from Laplace's approximation
+    there, and the standard deviations of what x says of z are widened a little.
 
     Args:
         samples: S.
         steps: of the ascent.
-        widen: what the standard deviations of Laplace's approximation are multiplied by.
+        rates: of the steps of the Gaussian's fit.
+        widen: c of :func:`widened`.
     """
 
     SIZE, SHAPE = Fitted.SIZE + Fitted.note, Fitted.SHAPE + Fitted.note  # the encoder's own stand beside them
-    cure = "raise evaluation.evaluators.samples, or use 'lvm-lightning anneal'"
+    cure = "use --evaluation.log_p thorough, or 'lvm-lightning anneal --start fitted'"
 
-    def __init__(self, samples: PositiveInt = 500, steps: PositiveInt = 6, widen: PositiveFloat = 1.1) -> None:
+    def __init__(
+        self,
+        samples: PositiveInt = 2000,
+        steps: PositiveInt = 2,
+        rates: Sequence[ClosedUnitInterval] = GaussianFit.rates,
+        widen: PositiveFloat = WIDEN,
+    ) -> None:
         super().__init__(samples)
-        self.steps, self.wide = steps, widen
+        self.steps, self.rates, self.factor_of_width = steps, rates, widen
+
+    @classmethod
+    def of(cls, budget: Budget, most: int) -> "FittedFromEncoder":
+        """The one that a budget buys, of at most so many samples."""
+        samples, rates = BUDGETS[budget]
+        return cls(min(samples, most), rates=rates)
 
     def lacks(self, model: LatentVariableModel) -> str:
         """A prior of all real numbers."""
@@ -96,10 +124,40 @@ class FittedFromEncoder(Fitted):
 
     def proposals(self, given: Given) -> Mixture:
         """q(z|x) of the examples."""
-        model = given.model
+        mean, factor = closest_gaussian(given.model, given.batch.x, given.q, given.generator, self.steps, self.rates)
+        return Mixture.of_one(mean, widened(factor, self.factor_of_width))
 
-        def starts(_: Tensor) -> Tensor:
-            return given.q.location.unsqueeze(0)
+    def bound(self, log_w: Tensor) -> Iterator[Measured]:
+        """L_S and what the weights say, and its own error: how far half of the samples stay behind.
 
-        fit = FittedProposals(model.decode, model.likelihood, starts, model.prior.log_prob, self.steps, self.wide)
-        return fit(given.batch.x)
+        L_S lies below log p(x) by Var[w]/(2 S p(x)²) to first order: with half of the samples by twice that, so that
+        the difference is what L_S still lacks.
+        """
+        yield from super().bound(log_w)
+        if self.samples > 1:
+            halves = torch.stack([iw_elbo(half.double()) for half in log_w.tensor_split(2)])
+            lacking = iw_elbo(log_w.double()) - halves.mean(0)
+            yield Measured(f"error of L_{self.samples}{self.note}", lacking, "stochastic estimate", self.samples, NATS)
+
+
+def closest_gaussian(
+    model: LatentVariableModel,
+    x: Tensor,
+    q: Proposal,
+    generator: torch.Generator,
+    steps: int = 2,
+    rates: Sequence[float] = GaussianFit.rates,
+) -> tuple[Tensor, Tensor]:
+    """m ``(B, K)`` and L ``(B, K, K)`` of the Gaussian N(m, (L Lᵀ)⁻¹) that is closest to p(z|x), from where q lies."""
+    start = q.location.detach().unsqueeze(0)
+    ascent = FittedProposals(model.decode, model.likelihood, lambda _: start, model.prior.log_prob, steps)
+    mean, factor = ascent.laplace(x)
+    with torch.inference_mode(False):  # derivatives need ordinary tensors
+        x = x.clone()
+
+        def log_joint(z: Tensor) -> Tensor:
+            log_lik, log_prior = model.log_joint(x, z)
+            return log_lik + log_prior
+
+        fit = GaussianFit(log_joint, rates, model.at_a_time)
+        return fit(mean[0].clone(), factor[0].clone(), generator)

@@ -38,6 +38,11 @@ class Mixture(Proposal):
     mean: Tensor
     factor: Tensor
 
+    @classmethod
+    def of_one(cls, mean: Tensor, factor: Tensor) -> "Mixture":
+        """N(m, (L Lᵀ)⁻¹): m ``(B, K)``, L ``(B, K, K)``."""
+        return cls(torch.zeros_like(mean[:, 0]).unsqueeze(0), mean.unsqueeze(0), factor.unsqueeze(0))
+
     @property
     def location(self) -> Tensor:
         """The mean, Σ_r π_r m_r."""
@@ -57,17 +62,19 @@ class Mixture(Proposal):
     def sample(self, noise: Tensor, uniform: Tensor) -> Tensor:
         """z ~ q, ``(S, B, K)``, from standard-normal noise ``(S, B, K)`` and uniform numbers ``(S, B)`` in [0, 1)."""
         below = self.log_weight.exp().cumsum(0)[:-1].unsqueeze(1)  # (R − 1, 1, B)
-        part = (uniform >= below).sum(0)
-        image = torch.arange(noise.shape[1], device=noise.device)
-        # z = m + L⁻ᵀ ε has the covariance (L Lᵀ)⁻¹
-        offset: Tensor = torch.linalg.solve_triangular(self.factor[part, image].mT, noise.unsqueeze(-1), upper=True)
-        return self.mean[part, image] + offset.squeeze(-1)
+        part = (uniform >= below).sum(0).unsqueeze(-1)
+        columns, z = noise.movedim(0, -1), noise.new_zeros(())  # (B, K, S)
+        for r, (mean, factor) in enumerate(zip(self.mean, self.factor, strict=True)):
+            # z = m + L⁻ᵀ ε has the covariance (L Lᵀ)⁻¹
+            offset = torch.linalg.solve_triangular(factor.mT, columns, upper=True).movedim(-1, 0)
+            z = torch.where(part == r, mean + offset, z)
+        return z
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z), ``(S, B, K) → (S, B)``, nats."""
         parts = []
         for log_weight, mean, factor in zip(self.log_weight, self.mean, self.factor, strict=True):
-            scaled = ((z - mean).unsqueeze(-2) @ factor).squeeze(-2)  # Lᵀ (z − m)
+            scaled = ((z - mean).transpose(0, 1) @ factor).transpose(0, 1)  # Lᵀ (z − m)
             constant = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
             parts.append(log_weight + constant - 0.5 * scaled.square().sum(-1))
         return log_sum_exp(torch.stack(parts), 0)
@@ -138,15 +145,22 @@ class FittedProposals:
 
     def __call__(self, x: Tensor) -> Mixture:
         """The mixtures of images ``(B, D)``: R modes and N(0, I). It takes memory for 4 R B K P·D numbers."""
-        with torch.inference_mode(False), torch.no_grad():  # derivatives need ordinary tensors
-            x = x.clone()
-            mode, precision, log_joint = self._ascend(x, self.starts(x).clone())
-        factor = torch.linalg.cholesky(precision)
+        mode, factor, log_joint = self._modes(x)
         log_mass = log_joint - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # (R, B), up to a constant
         weight = (1 - self.prior_weight) * (0.9 * log_mass.softmax(0) + 0.1 / len(mode))
         log_weight = torch.cat([weight, torch.full_like(weight[:1], self.prior_weight)]).log()
         mean, prior = torch.cat([mode, torch.zeros_like(mode[:1])]), torch.eye(mode.shape[-1]).to(mode)
         return Mixture(log_weight, mean, torch.cat([factor / self.widen, prior.expand_as(factor[:1])]))
+
+    def laplace(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Laplace's approximations N(m_r, H_r⁻¹): m ``(R, B, K)`` and the Cholesky factors of H, ``(R, B, K, K)``."""
+        return self._modes(x)[:2]
+
+    def _modes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.inference_mode(False), torch.no_grad():  # derivatives need ordinary tensors
+            x = x.clone()
+            mode, precision, log_joint = self._ascend(x, self.starts(x).clone())
+        return mode, torch.linalg.cholesky(precision), log_joint
 
     def _ascend(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Where the ascents end, ``(R, B, K)``, H ``(R, B, K, K)`` and log p(x, z) there, ``(R, B)``."""

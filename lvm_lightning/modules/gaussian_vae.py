@@ -21,6 +21,7 @@ from lvm_lightning.densities import (
 )
 from lvm_lightning.evaluation import Evaluator
 from lvm_lightning.evaluation.diagnostics import active_units
+from lvm_lightning.evaluation.fitted import FittedFromEncoder
 from lvm_lightning.evaluation.quadrature import Exact
 from lvm_lightning.evaluation.standard import GreyLevels, ImportanceSampling, PosteriorMeans, TrainedBound
 from lvm_lightning.model import LatentVariableModel
@@ -225,14 +226,11 @@ class GaussianVAE(LatentVariableModule):
             self.log("val/active_units", float(active_units(location)))
 
     def evaluators(self) -> list[Evaluator]:
-        """ELBO, its parts and L_S from S samples, the trained bound from J·N others, and what follows from them."""
-        sampling = ImportanceSampling(self.settings.samples or self.SAMPLES, self.settings.widen)
-        found: list[Evaluator] = [
-            sampling,
-            TrainedBound(self.objective),
-            PosteriorMeans(),
-            Exact(self.settings.spacing),
-        ]
+        """log p(x), exact or fitted; ELBO, its parts and L_S; the trained bound; what follows from them."""
+        most = self.settings.samples or self.SAMPLES
+        exact, sampling = Exact(self.settings.spacing), ImportanceSampling(most, self.settings.widen)
+        best = FittedFromEncoder.of(self.settings.log_p, most) if exact.lacks(self.model) else exact
+        found: list[Evaluator] = [best, sampling, TrainedBound(self.objective), PosteriorMeans()]
         if self.data.bin_width is not None and self.data.pixels is not None:
             found.append(GreyLevels(sampling.name, self.data.bin_width, self.data.pixels))
         return found

@@ -153,12 +153,12 @@ class PriorIWAE(LatentVariableModule):
             return torch.cat([self.model.log_likelihood(*group) for group in groups], dim=-1)
 
     def evaluators(self) -> list[Evaluator]:
-        """The trained bound with i.i.d. points, log p(x) by quadrature or a close bound, and what no latent reaches."""
+        """log p(x) by quadrature or a close bound, the trained bound with i.i.d. points, and what no latent reaches."""
         bound = TrainedBound(self.objective, "i.i.d.", rows=None)
         exact = Exact(self.settings.spacing)
-        found: list[Evaluator] = [bound, exact, Gap(bound)]
-        if exact.lacks(self.model):
-            found.append(FittedImportance(self.settings.samples or self.SAMPLES, self.noise("pilots", 0)))
+        samples = self.settings.samples or self.SAMPLES
+        best = FittedImportance(samples, self.noise("pilots", 0)) if exact.lacks(self.model) else exact
+        found: list[Evaluator] = [best, bound, Gap(bound)]
         if hasattr(self.datamodule, "pixel_mean"):
             found.append(WithoutLatent(self.datamodule.pixel_mean()))
         return found

@@ -6,13 +6,13 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from lvm_lightning.densities import PriorProposal, Proposal
+from lvm_lightning.densities import PriorProposal
 from lvm_lightning.evaluation import NATS, Quantity, annealing
 from lvm_lightning.evaluation.rise import bounds_of, powers
-from lvm_lightning.model import LatentVariableModel
+from lvm_lightning.evaluation.starts import from_fit, from_proposal
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.studies.base import SIMULATED, Study, Subject
-from lvm_lightning.support import PositiveInt, Rows, UserError
+from lvm_lightning.support import PositiveInt, UserError
 
 TOGETHER = 250
 """Examples that are annealed together."""
@@ -30,7 +30,7 @@ class Anneal(Study):
     Args:
         images: test images to average over, evenly spaced.
         simulated: images simulated from the model for the sandwich, at most ``images``.
-        start: where chains start, ``prior`` or ``encoder``.
+        start: where chains start: ``prior``, ``encoder``, or ``fitted``, the Gaussian that is closest to each p(z|x).
         steps: number of temperatures.
         chains: chains an image.
         leapfrog: leapfrog steps between two temperatures.
@@ -39,7 +39,7 @@ class Anneal(Study):
 
     images: PositiveInt = 100
     simulated: PositiveInt = 100
-    start: Literal["prior", "encoder"] = "prior"
+    start: Literal["prior", "encoder", "fitted"] = "prior"
     steps: PositiveInt = 500
     chains: PositiveInt = 16
     leapfrog: PositiveInt = 5
@@ -49,11 +49,11 @@ class Anneal(Study):
         """Measure it.
 
         Raises:
-            UserError: if the chains shall start from an encoder and the model has none.
+            UserError: if the chains shall start from where an encoder says and the model has none.
         """
         subject.module.requires_grad_(False)
         x = subject.rows("test", self.images)
-        if self.start == "encoder" and isinstance(subject.module.propose(x[:1]), PriorProposal):
+        if self.start != "prior" and isinstance(subject.module.propose(x[:1]), PriorProposal):
             name = type(subject.module).__name__
             raise UserError(f"start: {name} has no encoder to anneal from, got {self.start}; use --start prior")
         exact, error = subject.log_marginal(x)
@@ -101,26 +101,16 @@ class Anneal(Study):
         self, module: LatentVariableModule, x: Tensor, generator: Generator, posterior_sample: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """Annealed lower bounds on log p(x) ``(B,)``, and upper ones where there is a posterior sample ``(B, K)``."""
-        model = module.model
-        q = PriorProposal(model.prior, x) if self.start == "prior" else module.propose(x)
+        q = PriorProposal(module.model.prior, x) if self.start == "prior" else module.propose(x)
+        start = (from_fit if self.start == "fitted" else from_proposal)(module.model, x, q, generator)
 
-        def log_ratio(z: Tensor) -> Tensor:
-            log_lik, log_prior = model.log_joint(x, z)
-            return log_lik + (log_prior - q.stopped_log_prob(z))
+        def log_ratio(u: Tensor) -> Tensor:
+            return start.log_joint(u) - start.log_base(u)
 
-        path = annealing.Path(q.stopped_log_prob, log_ratio, annealing.sigmoid_schedule(self.steps), self.leapfrog)
-        pilot = starting_points(model, q, x, min(self.chains, PILOT_CHAINS), generator)
-        tuned = annealing.tune(path, pilot, generator)
-        z = starting_points(model, q, x, self.chains, generator)
-        lower = annealing.lower_bound(annealing.forward(path, z, tuned, generator))
+        path = annealing.Path(start.log_base, log_ratio, annealing.sigmoid_schedule(self.steps), self.leapfrog)
+        tuned = annealing.tune(path, start.draw(min(self.chains, PILOT_CHAINS)), generator)
+        lower = annealing.lower_bound(annealing.forward(path, start.draw(self.chains), tuned, generator))
         if posterior_sample is None:
             return (lower,)
-        exact = posterior_sample.expand(self.chains, *posterior_sample.shape)
+        exact = start.coordinates(posterior_sample).expand(self.chains, *posterior_sample.shape)
         return lower, annealing.upper_bound(annealing.backward(path, exact, tuned, generator))
-
-
-def starting_points(model: LatentVariableModel, q: Proposal, x: Tensor, chains: int, g: Generator) -> Tensor:
-    """z ~ p₀, ``(C, B, K)``."""
-    if isinstance(q, PriorProposal):
-        return model.prior.sample(chains * len(x), g).view(chains, len(x), -1)
-    return torch.cat([drawn.z for drawn in q.draws(chains, Rows(0, len(x)), g, TOGETHER * chains)]).detach()
