@@ -228,5 +228,32 @@ def test_it_stands_beside_the_encoders_own_bound(tmp_path: Path) -> None:
         assert found[f"{name} (fitted proposals)"].samples == 30
 
 
+def test_a_given_one_takes_the_place_of_the_tests_own(tmp_path: Path) -> None:
+    model = GaussianVAE(3, data_dim=12, encoder=small, decoder=small)
+    model.settings = EvaluationSettings(samples=40, evaluators=[FittedFromEncoder(samples=30)])
+    x = torch.randint(2, (20, 12), generator=torch.Generator().manual_seed(0)).float()
+    small_trainer(tmp_path).test(model, DataLoader(TensorDataset(x), batch_size=10))
+    found = {quantity.name: quantity for quantity in model.evaluation}
+    fitted = [name for name in found if "fitted" in name]
+    assert [name for name in fitted if "L_" in name] == [
+        "log p(x) ≥ L_30 (fitted proposals)",
+        "error of L_30 (fitted proposals)",
+    ]
+    assert all(found[name].images == 20 for name in fitted)
+
+
+def test_the_error_of_a_bound_is_what_it_lacks() -> None:
+    """On a model whose log p(x) is known: L_S + its error is log p(x), up to their noise."""
+    model = with_an_encoder("standard normal")
+    x = model.model.sample(30, torch.Generator().manual_seed(1)).x
+    evaluator = FittedFromEncoder(samples=8, rates=(0.3,), widen=2.0)
+    runs = [values(evaluator, model, x, seed) for seed in range(200)]
+    lacking = torch.stack([run["error of L_8 (fitted proposals)"] for run in runs]).mean(0)
+    best = values(FittedFromEncoder(samples=20_000), model, x)["log p(x) ≥ L_20000 (fitted proposals)"]
+    gap = best - torch.stack([run["log p(x) ≥ L_8 (fitted proposals)"] for run in runs]).mean(0)
+    assert float(gap.mean()) > 0.01
+    assert float(lacking.mean() / gap.mean()) == pytest.approx(1, abs=0.25)
+
+
 def test_a_prior_of_positive_numbers_is_not_served() -> None:
     assert FittedFromEncoder().lacks(ExponentialPosterior().model) == "a prior of all real numbers"

@@ -41,6 +41,18 @@ class Fitted(ImportanceWeighted):
         """The bound, and how far its weights can be believed."""
         yield from self.bound(given.terms(self.samples, self.proposals(given)).log_w)
 
+    def bound(self, log_w: Tensor) -> Iterator[Measured]:
+        """L_S and what the weights say, and its own error: how far half of the samples stay behind.
+
+        L_S lies below log p(x) by Var[w]/(2 S p(x)²) to first order: with half of the samples by twice that, so that
+        the difference is what L_S still lacks.
+        """
+        yield from super().bound(log_w)
+        if self.samples > 1:
+            halves = torch.stack([iw_elbo(half.double()) for half in log_w.tensor_split(2)])
+            lacking = iw_elbo(log_w.double()) - halves.mean(0)
+            yield Measured(f"error of L_{self.samples}{self.note}", lacking, "stochastic estimate", self.samples, NATS)
+
     def posterior_mean(self, given: Given) -> tuple[Tensor, Tensor]:
         """E[z|x] by self-normalised importance sampling, and its standard error, ``(B, K)`` each.
 
@@ -126,18 +138,6 @@ class FittedFromEncoder(Fitted):
         """q(z|x) of the examples."""
         mean, factor = closest_gaussian(given.model, given.batch.x, given.q, given.generator, self.steps, self.rates)
         return Mixture.of_one(mean, widened(factor, self.factor_of_width))
-
-    def bound(self, log_w: Tensor) -> Iterator[Measured]:
-        """L_S and what the weights say, and its own error: how far half of the samples stay behind.
-
-        L_S lies below log p(x) by Var[w]/(2 S p(x)²) to first order: with half of the samples by twice that, so that
-        the difference is what L_S still lacks.
-        """
-        yield from super().bound(log_w)
-        if self.samples > 1:
-            halves = torch.stack([iw_elbo(half.double()) for half in log_w.tensor_split(2)])
-            lacking = iw_elbo(log_w.double()) - halves.mean(0)
-            yield Measured(f"error of L_{self.samples}{self.note}", lacking, "stochastic estimate", self.samples, NATS)
 
 
 def closest_gaussian(

@@ -188,12 +188,13 @@ class LatentVariableModule(SkippingModule, ABC):
         return values
 
     def on_test_start(self) -> None:
-        """Choose the evaluators.
+        """Choose the evaluators; one of the settings takes the place of the test's own of the same class.
 
         Raises:
             ValueError: if the model lacks what one of the settings' evaluators needs.
         """
-        own = [evaluator for evaluator in self.evaluators() if not evaluator.lacks(self.model)]
+        given = {type(evaluator) for evaluator in self.settings.evaluators}
+        own = [e for e in self.evaluators() if not e.lacks(self.model) and type(e) not in given]
         for evaluator in self.settings.evaluators:
             if lacking := evaluator.lacks(self.model):
                 name = type(evaluator).__name__
