@@ -151,7 +151,7 @@ def test_with_three_dimensions_a_test_fits_proposals_that_reach_log_p(tmp_path: 
     for model in (plain, deaf):
         trainer.test(model, data, verbose=False)
     exact, found = reported(plain)["log p(x) by quadrature"], reported(deaf)
-    assert len(found) == len(deaf.evaluation) == 5
+    assert len(found) == len(deaf.evaluation) == 6
     trained, close = found["bound (J=1, N=16, i.i.d.)"], found["log p(x) ≥ L_5000 (fitted proposals)"]
     size, shape = found["effective sample size"], found["Pareto k of the weights"]
     assert (close.kind, close.samples) == ("lower bound", 5000)

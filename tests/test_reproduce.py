@@ -89,8 +89,17 @@ def test_a_row_is_trained_tested_described_and_not_run_again(commands: list[list
     assert reproduce.run(renamed, place)["row"]["system"] == "renamed"
     with pytest.raises(reproduce.RowError, match="holds the run of another row; name another --output"):
         reproduce.run(row(overrides=[*SMALL[2:], "--seed_everything", "1"]), place)
-    with pytest.raises(reproduce.RowError, match=r"figure: must be one of bound .*, got 'log q'"):
+    with pytest.raises(reproduce.RowError, match=r"figure: must be one of log p\(x\) .*, got 'log q'"):
         reproduce.run(row(figure="log q"), place)
+
+    assert (
+        reproduce.own_error(first)
+        == reproduce.own_error({"log_p": log_p, "quantities": evaluation["quantities"]})
+        != ""
+    )
+    bound = reproduce.run(row(figure="bound (J=1, N=4, i.i.d.)", like_published="log p(x) by quadrature"), place)
+    assert (bound["like_published"], reproduce.own_error(bound)) == (log_p, "")
+    assert f"| {reproduce.measured(log_p)} (log p(x) by quadrature) |" in reproduce.line_of(bound)
 
     order = ["small", "absent", "other"]
     reproduce.publish([first], place.folder.parent, tmp_path / "docs", order)
@@ -106,7 +115,7 @@ def test_a_row_is_trained_tested_described_and_not_run_again(commands: list[list
     assert len(cells) == len(head.strip("|").split("|"))
     assert cells[:2] == ["`small`", "a small prior-IWAE / K = 2"]
     assert cells[3] == f"**−{-log_p['value']:.2f} ± {log_p['stderr']:.2f}**"
-    assert cells[7] == "−7.12 (L_5; a book), ELBO −9.00, 3 active units"
+    assert cells[9] == "−7.12 (L_5; a book), ELBO −9.00, 3 active units"
 
 
 def test_an_interrupted_row_goes_on_to_the_same_numbers(commands: list[list[str]], tmp_path: Path) -> None:
