@@ -79,11 +79,11 @@ def test_widening_leaves_the_directions_of_which_x_says_nothing() -> None:
 @pytest.mark.parametrize("budget", get_args(Budget))
 def test_a_budget_buys_samples_up_to_those_that_are_asked_for(budget: Budget) -> None:
     model = GaussianVAE(3, data_dim=12, encoder=small, decoder=small)
-    for most in (100, 100_000):
+    for most in (100, 100_000, None):
         model.settings = EvaluationSettings(samples=most, log_p=budget)
         best = model.evaluators()[0]
         assert isinstance(best, FittedFromEncoder)
-        assert best.samples == min(most, BUDGETS[budget][0])
+        assert best.samples == min(most or 10_000, BUDGETS[budget][0])
         assert len(best.rates) == len(BUDGETS[budget][1])
 
 

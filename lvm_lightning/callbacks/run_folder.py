@@ -48,7 +48,7 @@ class EvaluationReport(Callback):
         spacing: distance of the grid points of the quadrature where K = 2. A sharper posterior gets a denser grid of
             its own; the error stands beside the value.
         log_p: how much is spent on log p(x) of a model with an encoder: L_500, L_2000 or L_10000 with proposals that
-            are fitted to each image; at most ``samples``.
+            are fitted to each image; at most ``samples`` where that is set.
         evaluators: further evaluators, your own for example: their quantities appear in the table too.
         save_per_example: whether each image's values are written to ``evaluation_per_example.npz``, for ``compare``; a
             test without it removes those of an earlier one.

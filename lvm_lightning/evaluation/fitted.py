@@ -125,10 +125,10 @@ class FittedFromEncoder(Fitted):
         self.steps, self.rates, self.factor_of_width = steps, rates, widen
 
     @classmethod
-    def of(cls, budget: Budget, most: int) -> "FittedFromEncoder":
-        """The one that a budget buys, of at most so many samples."""
+    def of(cls, budget: Budget, most: int | None) -> "FittedFromEncoder":
+        """The one that a budget buys, of at most so many samples where they are given."""
         samples, rates = BUDGETS[budget]
-        return cls(min(samples, most), rates=rates)
+        return cls(min(samples, most or samples), rates=rates)
 
     def lacks(self, model: LatentVariableModel) -> str:
         """A prior of all real numbers."""

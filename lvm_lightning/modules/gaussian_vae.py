@@ -227,9 +227,9 @@ class GaussianVAE(LatentVariableModule):
 
     def evaluators(self) -> list[Evaluator]:
         """log p(x), exact or fitted; ELBO, its parts and L_S; the trained bound; what follows from them."""
-        most = self.settings.samples or self.SAMPLES
-        exact, sampling = Exact(self.settings.spacing), ImportanceSampling(most, self.settings.widen)
-        best = FittedFromEncoder.of(self.settings.log_p, most) if exact.lacks(self.model) else exact
+        exact = Exact(self.settings.spacing)
+        sampling = ImportanceSampling(self.settings.samples or self.SAMPLES, self.settings.widen)
+        best = FittedFromEncoder.of(self.settings.log_p, self.settings.samples) if exact.lacks(self.model) else exact
         found: list[Evaluator] = [best, sampling, TrainedBound(self.objective), PosteriorMeans()]
         if self.data.bin_width is not None and self.data.pixels is not None:
             found.append(GreyLevels(sampling.name, self.data.bin_width, self.data.pixels))
