@@ -72,7 +72,7 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
     "activation": ([*FIT, "--model.decoder.activation", "Elu"], 2, "activation: must be ELU .*got Elu"),
     "estimator": ([*VAE, "--model.estimator", "score"], 2, "model.estimator: must be pathwise .*got score"),
     "scale of the posterior": ([*VAE, "--model.posterior.scale", "log"], 2, "posterior.scale: must be .*got log"),
-    "start of the chains": (["anneal", *FIT[1:], "--start", "middle"], 2, "must be prior or encoder, got middle"),
+    "start of the chains": (["anneal", *FIT[1:], "--start", "middle"], 2, "must be .* or fitted, got middle"),
     # old names
     "class of the old tree": (
         [*FIT, "--model.optimizer", "lvm_lightning.optimizers.MuonWithAdam"], 2,

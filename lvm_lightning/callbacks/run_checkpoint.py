@@ -67,16 +67,20 @@ class RunCheckpoint(ModelCheckpoint):
             if stopping.monitor.startswith("val/"):
                 stopping._check_on_train_epoch_end = False
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on a signal waits for the end of the step; parts that a killed run left behind go."""
-        super().on_train_start(trainer, pl_module)
-        self._saved_at = time.monotonic()
-        trainer.should_stop |= any(map(has_stopped, trainer.early_stopping_callbacks))
-        STOP.deferring = True
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Parts that a killed run left behind go, also where no step is left."""
+        super().on_fit_start(trainer, pl_module)
         figures = run_folder(trainer) / "figures"
         if trainer.is_global_zero and self.dirpath is not None:
             for part in [*Path(self.dirpath).glob("*.part"), *figures.glob("*.part")]:
                 part.unlink(missing_ok=True)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on a signal waits for the end of the step."""
+        super().on_train_start(trainer, pl_module)
+        self._saved_at = time.monotonic()
+        trainer.should_stop |= any(map(has_stopped, trainer.early_stopping_callbacks))
+        STOP.deferring = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *step: Any) -> None:
         """Save after the last step, when it is time, and when asked to stop.
