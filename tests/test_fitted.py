@@ -238,7 +238,9 @@ def test_a_given_one_takes_the_place_of_the_tests_own(tmp_path: Path) -> None:
     assert [name for name in fitted if "L_" in name] == [
         "log p(x) ≥ L_30 (fitted proposals)",
         "error of L_30 (fitted proposals)",
+        "log p(x) − ELBO ≥ L_30 (fitted proposals) − ELBO",
     ]
+    assert next(iter(found)) == fitted[0]  # what a test leads with
     assert all(found[name].images == 20 for name in fitted)
 
 

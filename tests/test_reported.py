@@ -86,7 +86,10 @@ def test_densities_say_the_scale_of_the_data_and_differences_do_not(
             module.check_data(data)
         return
     units, scale = units_of(module, data, tmp_path), f" (density on {SCALES[pixel_range]})"
-    assert [*units][-2:] == ["log p(x) − ELBO ≥ L_5 − ELBO", "log P(256 grey levels) ≥ L_5 + D log Δ"]
+    assert [*units][-2:] == [
+        "log p(x) − ELBO ≥ L_5 (fitted proposals) − ELBO",
+        "log P(256 grey levels) ≥ L_5 (fitted proposals) + D log Δ",
+    ]
     assert units == {name: "nats per image" + (scale if name in OF_LOG_P else "") for name in units}
     assert len(OF_LOG_P & units.keys()) == 5
 

@@ -91,6 +91,12 @@ class EvaluationSettings:
     evaluators: Sequence[Evaluator] = ()
 
 
+def in_place(own: Sequence[Evaluator], given: Sequence[Evaluator]) -> list[Evaluator]:
+    """A test's own evaluators, those of a class that is given replaced by the given ones, and then the other given."""
+    placed = [e for mine in own for e in ([g for g in given if type(g) is type(mine)] or [mine])]
+    return list(dict.fromkeys([*placed, *given]))
+
+
 def measure(
     evaluators: list[Evaluator], model: LatentVariableModel, propose: Propose, batch: Batch, noise: Noise, number: int
 ) -> list[Measured]:

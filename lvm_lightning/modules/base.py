@@ -15,7 +15,8 @@ from torchmetrics.aggregation import CatMetric
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.data.protocol import Description, described, require, require_values
 from lvm_lightning.densities import Proposal
-from lvm_lightning.evaluation import LOG_P, NATS, EvaluationSettings, Evaluator, Gathered, Measured, Quantity, measure
+from lvm_lightning.evaluation import LOG_P, NATS, EvaluationSettings, Evaluator, Gathered, Measured, Quantity
+from lvm_lightning.evaluation.evaluators import in_place, measure
 from lvm_lightning.evaluation.quadrature import Exact, quadrature_of
 from lvm_lightning.evaluation.report import FinishedBatches
 from lvm_lightning.model import LatentVariableModel
@@ -193,15 +194,15 @@ class LatentVariableModule(SkippingModule, ABC):
         Raises:
             ValueError: if the model lacks what one of the settings' evaluators needs.
         """
-        given = {type(evaluator) for evaluator in self.settings.evaluators}
-        own = [e for e in self.evaluators() if not e.lacks(self.model) and type(e) not in given]
-        for evaluator in self.settings.evaluators:
+        given = self.settings.evaluators
+        for evaluator in given:
             if lacking := evaluator.lacks(self.model):
                 name = type(evaluator).__name__
                 raise ValueError(
                     f"evaluation.evaluators: {name} needs {lacking}, got {type(self).__name__}; leave it out"
                 )
-        self._gathered, self._evaluators = Gathered(), [*own, *self.settings.evaluators]
+        own = [e for e in self.evaluators() if not e.lacks(self.model)]
+        self._gathered, self._evaluators = Gathered(), in_place(own, given)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """What the evaluators find of a batch: taken over from a test that was killed, or measured and kept."""

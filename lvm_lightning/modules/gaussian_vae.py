@@ -232,7 +232,7 @@ class GaussianVAE(LatentVariableModule):
         best = FittedFromEncoder.of(self.settings.log_p, self.settings.samples) if exact.lacks(self.model) else exact
         found: list[Evaluator] = [best, sampling, TrainedBound(self.objective), PosteriorMeans()]
         if self.data.bin_width is not None and self.data.pixels is not None:
-            found.append(GreyLevels(sampling.name, self.data.bin_width, self.data.pixels))
+            found.append(GreyLevels(self.data.bin_width, self.data.pixels))
         return found
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
