@@ -98,9 +98,9 @@ def test_a_denser_lattice_has_the_points_and_the_centres_of_the_cells(dim: int) 
     torch.testing.assert_close(denser.index.double() @ denser.basis, points, atol=1e-12, rtol=0)
     seen: list[Tensor] = []
 
-    def log_joint(z: Tensor, image: Tensor) -> Tensor:
+    def log_joint(z: Tensor, which: Tensor, image: Tensor) -> Tensor:
         seen.append(z)
-        return torch.zeros(len(z)).double()
+        return torch.zeros(len(image)).double()
 
     new = denser.centres(log_joint)
     halves = (new.index.double() @ new.basis) / 0.5 % 1

@@ -58,7 +58,7 @@ class EvaluationReport(Callback):
         self,
         samples: PositiveInt | None = None,
         widen: PositiveFloat = 1.0,
-        spacing: PositiveFloat = 0.025,
+        spacing: PositiveFloat = 0.05,
         log_p: Budget = "standard",
         evaluators: list[Evaluator] | None = None,
         save_per_example: bool = False,

@@ -86,7 +86,7 @@ class EvaluationSettings:
 
     samples: int | None = None
     widen: float = 1.0
-    spacing: float = 0.025
+    spacing: float = 0.05
     log_p: Budget = "standard"
     evaluators: Sequence[Evaluator] = ()
 

@@ -47,7 +47,7 @@ class GridQuadrature:
     decode: Callable[[Tensor], Tensor]
     log_lik: Callable[[Tensor, Tensor], Tensor]
     dim: int
-    spacing: float = 0.025
+    spacing: float = 0.05
     radius: float = 5.0
     device: torch.device | None = None
     tolerance: float = 3e-3
@@ -75,7 +75,9 @@ class GridQuadrature:
         The error is that of the rule (:func:`rule_error`) and all of the mass beyond the radius. Where it is above the
         tolerance, both are measured again on finer grids: a sharp posterior can be narrower than the one of all images.
         """
-        near = [self._sum(coset, x, self.spacing) for coset in self._cosets]
+        largest, near = x.new_full((len(x),), -torch.inf), list[tuple[Tensor, Lattice]]()
+        for coset in self._cosets:  # of the later ones less is kept, as the largest weight is nearly known
+            near.append(self._sum(coset, x, self.spacing, largest))
         beyond = self._sum(self._beyond, x, self._wide)
         sums, outside = torch.stack([log_sum for log_sum, _ in near]), beyond[0]
         log_p = torch.logaddexp(sums.logsumexp(0), outside)
@@ -120,15 +122,21 @@ class GridQuadrature:
             mean = mean + (here - mean) * share(log_sum - total).unsqueeze(-1)
         return total, mean
 
-    def _sum(self, chunks: list[Chunk], x: Tensor, spacing: float) -> tuple[Tensor, Lattice]:
-        """log Σ_m exp(log weight + log p(x|z_m)) over some chunks, ``(B,)``, and the points that carry each image's."""
-        total = largest = x.new_full((len(x),), -torch.inf)
+    def _sum(
+        self, chunks: list[Chunk], x: Tensor, spacing: float, largest: Tensor | None = None
+    ) -> tuple[Tensor, Lattice]:
+        """log Σ_m exp(log weight + log p(x|z_m)) over some chunks, ``(B,)``, and the points that carry each image's.
+
+        ``largest`` is the largest of each image's logarithms so far, ``(B,)``; it is raised in place.
+        """
+        total = x.new_full((len(x),), -torch.inf)
+        largest = total.clone() if largest is None else largest
         basis = spacing * torch.eye(self.dim, dtype=torch.float64, device=x.device)
         parts = [Lattice.none(basis)]
         for parameters, log_weight, z in chunks:
             log_w = self.log_lik(parameters, x) + log_weight
             total = torch.logaddexp(total, log_sum_exp(log_w, 0))
-            largest = largest.maximum(log_w.amax(0))
+            torch.maximum(largest, log_w.detach().amax(0), out=largest)
             point, image = (log_w > largest - FIRST_REACH).nonzero(as_tuple=True)
             index = (z[point].double() / spacing).round().long()
             log_joint = log_w[point, image].double() - self.dim * math.log(spacing)
@@ -186,8 +194,11 @@ def quadrature_of(model: LatentVariableModel, spacing: float, device: torch.devi
 
 
 def posterior_grid(model: LatentVariableModel, spacing: float, device: torch.device) -> GridQuadrature:
-    """What integrates z p(z|x) over z: for K = 2 the grid of log p(x), for K = 1 a longer one, 50 times as fine."""
-    parts, radius = (50, AdaptiveQuadrature.LIMIT) if model.prior.dim == 1 else (1, GridQuadrature.radius)
+    """What integrates z p(z|x) over z: a grid twice as fine as that of log p(x), which no refinement helps.
+
+    For K = 1 it reaches further and is 100 times as fine.
+    """
+    parts, radius = (100, AdaptiveQuadrature.LIMIT) if model.prior.dim == 1 else (2, GridQuadrature.radius)
     return GridQuadrature(
         model.decode, model.likelihood.log_prob, model.prior.dim, spacing / parts, radius, device=device
     )

@@ -18,12 +18,14 @@ from lvm_lightning.support.log_space import share
 
 REACH = 10.0
 """Cells are refined around points with at least e^−10 of the largest weight; all that the others carry is an error."""
-FIRST_REACH = 14.0
+FIRST_REACH = 20.0
 """What REACH is for a first lattice, between whose points a sharp posterior may lie."""
 AT_A_TIME = 1024
 """Points that are decoded at a time."""
 AXIS = 2**20
 """More than a lattice has points along an axis: K coordinates become one number."""
+LogJoint = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Points z ``(m, K)``, and n pairs: which point and which image each is of → log p(x, z) of the pairs, ``(n,)``."""
 CENTRES = {1: [[2]], 2: [[1, 1], [1, -1]]}
 """Coordinates of a lattice in that of its points and the centres of its cells: the sum of a centre's is odd."""
 
@@ -98,23 +100,21 @@ class Lattice:
         basis = torch.linalg.solve(change.double(), self.basis)
         return replace(self, basis=basis, index=self.index @ change)
 
-    def centres(self, log_joint: Callable[[Tensor, Tensor], Tensor]) -> "Lattice":
-        """Of a :meth:`denser` lattice, the centres of the cells around its points.
-
-        Args:
-            log_joint: points ``(n, K)`` and which image each belongs to → log p(x, z), ``(n,)``.
-        """
+    def centres(self, log_joint: "LogJoint") -> "Lattice":
+        """Of a :meth:`denser` lattice, the centres of the cells around its points."""
         K = self.index.shape[-1]
         steps = torch.cat([torch.eye(K), -torch.eye(K)]).to(self.index)
         number, index = self.image.repeat_interleave(2 * K), (self.index.unsqueeze(1) + steps).view(-1, K)
         for column in index.unbind(-1):
             number = number * AXIS + column + AXIS // 2
-        number, columns = number.unique(), list[Tensor]()
+        number = number.unique()
+        image, columns = number // AXIS**K, list[Tensor]()
+        rest, which = (number % AXIS**K).unique(return_inverse=True)  # a point of several images is decoded once
         for _ in range(K):
-            columns.insert(0, number % AXIS - AXIS // 2)
-            number = number // AXIS
+            columns.insert(0, rest % AXIS - AXIS // 2)
+            rest = rest // AXIS
         index = torch.stack(columns, -1)
-        return Lattice(self.basis, number, index, log_joint(index.double() @ self.basis, number))
+        return Lattice(self.basis, image, index[which], log_joint(index.double() @ self.basis, which, image))
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ class Refinement:
     """log ∫ p(x|z) N(z; 0, I) dz by lattices that become denser where an image's posterior is.
 
     Args:
-        decode: z ``(1, n, K)`` → the likelihood's parameters ``(1, n, P·D)``.
-        log_lik: parameters ``(1, n, P·D)``, x ``(n, D)`` → ``(1, n)`` in nats.
+        decode: z ``(m, 1, K)`` → the likelihood's parameters ``(m, 1, P·D)``.
+        log_lik: parameters ``(m, 1, P·D)``, x ``(B, D)`` → ``(m, B)`` in nats.
         tolerance: nats; an image whose error is below is done.
         steps: how often the centres of the cells are added, at most.
     """
@@ -160,13 +160,16 @@ class Refinement:
             lattice = heavy
         return log_p, error
 
-    def _log_joint(self, x: Tensor, z: Tensor, image: Tensor) -> Tensor:
-        """log p(x, z) of points ``(n, K)``, each with its image, ``(n,)``, float64."""
-        values = []
-        for points, its in zip(z.float().split(AT_A_TIME), image.split(AT_A_TIME), strict=True):
-            log_lik = self.log_lik(self.decode(points.unsqueeze(0)), x[its]).squeeze(0)
-            values.append(log_lik + standard_normal_log_prob(points))
-        return torch.cat(values).double()
+    def _log_joint(self, x: Tensor, z: Tensor, which: Tensor, image: Tensor) -> Tensor:
+        """log p(x_image, z_which), float64 ``(n,)``, of points ``(m, K)``; see :data:`LogJoint`."""
+        values, order = torch.empty(len(image), dtype=torch.float64, device=x.device), which.argsort()
+        of_each = torch.bincount(which, minlength=len(z)).split(AT_A_TIME)
+        pairs_of = order.split([int(count.sum()) for count in of_each])
+        for first, (points, pairs) in enumerate(zip(z.float().split(AT_A_TIME), pairs_of, strict=True)):
+            row, (images, column) = which[pairs] - first * AT_A_TIME, image[pairs].unique(return_inverse=True)
+            log_lik = self.log_lik(self.decode(points.unsqueeze(1)), x[images])  # of all: a product is cheap
+            values[pairs] = (log_lik[row, column] + standard_normal_log_prob(points)[row]).double()
+        return values
 
 
 def left_out(kept: Tensor, log_p: Tensor) -> Tensor:
