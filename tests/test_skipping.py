@@ -25,7 +25,7 @@ from lvm_lightning.networks import MLP
 from lvm_lightning.objectives import CUBO, DecoderBound, Estimator, Jackknife, Renyi, iw_elbo
 from lvm_lightning.support import skipping
 from lvm_lightning.support.randomness import generator_for
-from lvm_lightning.support.skipping import NEGLIGIBLE, Skipping
+from lvm_lightning.support.skipping import NEGLIGIBLE, Skipping, rounded_up
 from tests.conftest import assert_within
 from tests.small import small_trainer
 
@@ -148,7 +148,19 @@ def test_few_samples_are_evaluated_with_a_graph() -> None:
     model = sharp(PriorIWAE(latent_dim=2, inner_samples=256, share_points=False, decoder=Counting, data_dim=D))
     gradient(model, batch())
     assert Counting.points[False] == B * 256
-    assert 0 < Counting.points[True] < B * 256 / 10
+    assert 0 < Counting.points[True] < B * 256 / 8
+
+
+@pytest.mark.parametrize("m", [0, 1, 15, 31, 32, 33, 1000, 1343, 12_500])
+def test_kept_samples_come_in_few_numbers_and_the_added_ones_carry_nothing(m: int) -> None:
+    index, cotangent = torch.arange(m).flip(0) + 7, torch.rand(m) + 1
+    more_index, more = rounded_up(index, cotangent)
+    assert m <= len(more) <= m * 17 / 16
+    assert f"{len(more):b}"[5:].count("1") == 0
+    assert torch.equal(more[:m], cotangent)
+    assert torch.equal(more_index[:m], index)
+    assert not more[m:].any()
+    assert set(more_index.tolist()) == set(index.tolist())
 
 
 @pytest.mark.usefixtures("always")

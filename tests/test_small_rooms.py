@@ -99,8 +99,8 @@ def test_a_restricted_type_allows_what_it_says_and_gives_a_plain_number(name: st
 
 
 def test_mlp_is_linear_layers_with_activations_between_them() -> None:
-    network = MLP(2, 784, hidden=(5, 6), activation="Tanh")
-    assert [type(layer) for layer in network] == [nn.Linear, nn.Tanh, nn.Linear, nn.Tanh, nn.Linear]
+    network = MLP(2, 784, hidden=(5, 6), activation="LeakyReLU")
+    assert [type(layer) for layer in network] == [nn.Linear, nn.LeakyReLU, nn.Linear, nn.LeakyReLU, nn.Linear]
     assert network(torch.zeros(3, 1, 2)).shape == (3, 1, 784)
     assert [type(layer) for layer in MLP(2, 3, hidden=())] == [nn.Linear]
 

@@ -24,6 +24,8 @@ def float32_or_better(tensor: Tensor, like: Tensor | None = None) -> Tensor:
 
 CUT = 1e-6
 """Means of a Bernoulli are cut here and at 1 − 1e-6, where a logit is asked for."""
+OVERFLOW = 80.0
+"""Logits from which on e^l is not computed: in float32 it overflows at 88.7."""
 
 
 class Likelihood(nn.Module, ABC):
@@ -104,8 +106,9 @@ class Bernoulli(NaturalLikelihood):
     density = False
 
     def log_partition(self, logits: Tensor) -> Tensor:
-        """softplus(l)."""
-        return softplus(_floored(logits))
+        """softplus(l) = log(1 + e^l)."""
+        logits = _floored(logits)
+        return logits.exp().log1p_() if _plain(logits) else softplus(logits)
 
     def mean(self, logits: Tensor, out: Tensor | None = None) -> Tensor:
         """E[x|z] = sigmoid(l), the Bernoulli means: same shape as ``logits``, in [0, 1]. Not a sample of x."""
@@ -123,6 +126,15 @@ class Bernoulli(NaturalLikelihood):
     def parameters_of_mean(self, mean: Tensor) -> Tensor:
         """The logit, cut at the means 1e-6 and 1 − 1e-6."""
         return torch.logit(mean, eps=CUT)
+
+
+def _plain(logits: Tensor) -> bool:
+    """Whether log(1 + e^l) can be taken as it is written, which takes a processor two thirds of softplus's time."""
+    if logits.device.type != "cpu" or logits.dtype not in (torch.float32, torch.float64):
+        return False
+    if torch.is_grad_enabled() and logits.requires_grad:
+        return False
+    return logits.numel() > 0 and float(logits.amax()) < OVERFLOW
 
 
 def _floored(logits: Tensor, out: Tensor | None = None) -> Tensor:

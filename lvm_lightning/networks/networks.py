@@ -45,8 +45,19 @@ class _Floored(nn.Module):
         return cast(Tensor, self.activation(x))
 
 
+class _Tanh(nn.Module):
+    """tanh; of bfloat16 on a processor by way of float32, which takes torch less than half of the time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activations, in the shape and the type of ``x``."""
+        detour = x.dtype == torch.bfloat16 and x.device.type == "cpu"
+        return x.float().tanh_().to(x.dtype) if detour else x.tanh()
+
+
 def _activation(name: Activation) -> nn.Module:
     """Written over its input where autograd allows: half the memory, and half the time of a wide layer."""
+    if name == "Tanh":
+        return _Tanh()
     activation = getattr(nn, name)(**({"inplace": True} if name in _FROM_OUTPUT else {}))
     return _Floored(activation) if name in _WITH_TAIL else activation
 

@@ -23,6 +23,8 @@ PAYS = 0.5
 """Share of kept samples up to which to evaluate them again costs less than a graph of all."""
 MOST = 8
 """How many times as many samples are taken at once where almost none get a graph."""
+FIGURES = 5
+"""Binary digits of a number of kept samples: it grows by at most a sixteenth."""
 FEWEST, LEAST = 8, 4096
 """Samples of an example, and of a batch, from which on skipping is tried."""
 
@@ -117,7 +119,7 @@ class _Skipped(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         z, x, *parameters = ctx.saved_tensors
-        index, kept = ctx.skipping.choose(cotangent.flatten(0, -2))
+        index, kept = rounded_up(*ctx.skipping.choose(cotangent.flatten(0, -2)))
         points = z.flatten(0, -2)[index].requires_grad_(ctx.needs_input_grad[3])
         wanted = [*([points] if points.requires_grad else []), *parameters]
         with torch.enable_grad(), _as_before(*ctx.autocast):
@@ -125,8 +127,18 @@ class _Skipped(torch.autograd.Function):
         found = iter(torch.autograd.grad(value, wanted, kept, allow_unused=True))
         to_z = None
         if points.requires_grad:
-            to_z = torch.zeros_like(z.flatten(0, -2)).index_copy_(0, index, next(found)).view_as(z)
+            to_z = torch.zeros_like(z.flatten(0, -2)).index_add_(0, index, next(found)).view_as(z)
         return (None, None, None, to_z, None, *found)
+
+
+def rounded_up(index: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+    """The samples ``(m,)``, and the last of them again, with cotangents of 0, until they are one of a few numbers.
+
+    A library prepares its bfloat16 products anew for each shape, which can take longer than the product.
+    """
+    m = len(index)
+    more = -m % max(1, 2 ** (m.bit_length() - FIGURES)) if m else 0
+    return torch.cat([index, index[-1:].expand(more)]), torch.cat([cotangent, cotangent.new_zeros(more)])
 
 
 def _as_before(device: str, dtype: torch.dtype, enabled: bool) -> torch.autocast:
