@@ -1,10 +1,10 @@
 """Proposals and priors: densities that integrate to 1, log q of their own samples, and closed-form KL."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lvm_lightning.densities import (
     DiagonalGaussian,
@@ -206,13 +206,13 @@ def test_half_precision_features_become_float32(name: str) -> None:
 
 
 def priors(K: int) -> list[Prior]:
-    flow = FlowPrior(K, hidden=(16,)).double()
-    for parameter in flow.parameters():
-        parameter.data.mul_(2)
-    return [StandardNormal(K), flow]
+    flows = [FlowPrior(K, hidden=(16,)).double(), FlowPrior(K, hidden=(16,), kind="coupling").double()]
+    for parameter in nn.ModuleList(flows).parameters():
+        parameter.data.mul_(1.5)
+    return [StandardNormal(K), *flows]
 
 
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [0, 1, 2])
 def test_a_prior_integrates_to_one_and_its_samples_have_its_density(which: int) -> None:
     prior = priors(2)[which]
     axis = torch.linspace(-12, 12, 801, dtype=torch.float64)
@@ -225,13 +225,36 @@ def test_a_prior_integrates_to_one_and_its_samples_have_its_density(which: int) 
         assert_within(prior.log_prob(z), (density * prior.log_prob(grid)).sum(), errors=4)
 
 
-@pytest.mark.parametrize("prior", [StandardNormal(3), FlowPrior(3, hidden=(8,)), ExponentialPrior(2.0)])
+PRIORS = [
+    *(StandardNormal(3), FlowPrior(3, hidden=(8,)), FlowPrior(3, hidden=(8,), kind="coupling")),
+    ExponentialPrior(2.0),
+]
+
+
+@pytest.mark.parametrize("prior", PRIORS)
 def test_a_prior_samples_in_its_own_type_and_leaves_no_trace_in_a_checkpoint(prior: Prior) -> None:
     for dtype in (torch.float32, torch.float64):
         z = prior.to(dtype).sample(5, torch.Generator().manual_seed(1))
         assert z.dtype == dtype
         assert z.shape == (5, prior.dim)
     assert not [name for name in prior.state_dict() if not name.startswith("flow.")]
+
+
+@pytest.mark.parametrize("kind", ["masked", "coupling"])
+def test_a_flows_log_density_has_the_determinant_that_autograd_finds(kind: Literal["masked", "coupling"]) -> None:
+    """log p(z) = log N(f(z); 0, I) + log |det ∂f/∂z|, and f is the inverse of what makes samples."""
+    torch.manual_seed(4)
+    prior = FlowPrior(5, 3, hidden=(16,), kind=kind).double()
+    noise = torch.randn(5, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(prior.transform, noise)
+    z, log_det = prior.transform(noise), torch.linalg.slogdet(torch.as_tensor(jacobian)).logabsdet
+    assert not torch.allclose(z, noise, atol=0.05)
+    torch.testing.assert_close(prior.log_prob(z), standard_normal_log_prob(noise) - log_det)
+
+
+def test_a_coupling_of_one_dimension_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^prior.kind: coupling needs two latent dimensions or more, got 1; set it t"):
+        FlowPrior(1, kind="coupling")
 
 
 def test_the_exponential_prior_is_float64() -> None:

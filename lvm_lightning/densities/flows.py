@@ -1,11 +1,11 @@
 """Normalising flows: as a prior, and on top of a diagonal Gaussian as a proposal."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Literal, cast
 
 from torch import Tensor, nn
 from torch.func import functional_call
-from zuko.flows import MAF
+from zuko.flows import MAF, NICE
 
 from lvm_lightning.densities.likelihoods import float32_or_better
 from lvm_lightning.densities.priors import NoisePrior, standard_normal_log_prob
@@ -14,23 +14,39 @@ from lvm_lightning.support.argtypes import PositiveInt
 
 
 class FlowPrior(NoisePrior):
-    """Learned prior: a masked autoregressive flow over a standard normal.
+    """Learned prior: a flow over a standard normal, of affine maps whose slopes and shifts depend on other dimensions.
 
         log p(z) = log N(f(z); 0, I) + log |det ∂f/∂z|
 
+    A masked autoregressive map takes each dimension by those before it: the density takes one pass, a sample K. A
+    coupling takes half of the dimensions by the other half: both take one pass, and each map does less.
+
     Args:
         dim: number K of latent dimensions.
-        depth: number of autoregressive transformations.
-        hidden: widths of each transformation's hidden layers.
+        depth: number of maps.
+        hidden: widths of each map's hidden layers.
+        kind: of the maps.
+
+    Raises:
+        ValueError: if there is no other dimension for a coupling.
 
     Reference:
-        Papamakarios et al., Masked Autoregressive Flow for Density Estimation, 2017, eq. 3; Chen et al., Variational
-        Lossy Autoencoder, 2017, section 3.2 (the flow as a prior).
+        Papamakarios et al., Masked Autoregressive Flow for Density Estimation, 2017, eq. 3; Dinh et al., Density
+        estimation using Real NVP, 2017, eq. 7 and 8 (couplings); Chen et al., Variational Lossy Autoencoder, 2017,
+        section 3.2 (the flow as a prior).
     """
 
-    def __init__(self, dim: int, depth: PositiveInt = 2, hidden: Sequence[PositiveInt] = (256, 256)) -> None:
+    def __init__(
+        self,
+        dim: int,
+        depth: PositiveInt = 2,
+        hidden: Sequence[PositiveInt] = (256, 256),
+        kind: Literal["masked", "coupling"] = "masked",
+    ) -> None:
         super().__init__(dim)
-        self.flow = MAF(dim, transforms=depth, hidden_features=tuple(hidden))
+        if kind == "coupling" and dim < 2:
+            raise ValueError(f"prior.kind: coupling needs two latent dimensions or more, got {dim}; set it to masked")
+        self.flow = {"masked": MAF, "coupling": NICE}[kind](dim, transforms=depth, hidden_features=tuple(hidden))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats: ``(*, K) → (*,)``."""
@@ -38,7 +54,7 @@ class FlowPrior(NoisePrior):
         return cast(Tensor, standard_normal_log_prob(noise) + log_jacobian)
 
     def transform(self, noise: Tensor) -> Tensor:
-        """f⁻¹, one latent dimension after the other."""
+        """f⁻¹."""
         return cast(Tensor, self.flow.transform().inv(noise))
 
 
