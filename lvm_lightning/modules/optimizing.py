@@ -61,18 +61,21 @@ def make_optimizer(
 
 
 def start_output_bias(decoder: nn.Module, setting: str, data: object, start: Callable[[Tensor], Tensor]) -> None:
-    """Set the bias of a decoder's last layer, its first entries, to a function of the training images' pixel means.
+    """Set the first entries of a decoder's output bias to a function of the training images' pixel means.
+
+    It is the decoder's ``output_bias`` where it has one, or its last layer's.
 
     Raises:
-        ValueError: if the data do not know the pixel means, or the decoder does not end in a linear layer.
+        ValueError: if the data do not know the pixel means, or the decoder has no such bias.
     """
     cure = "set output_bias to 'zero'"
     values = start(pixel_mean(data, f"output_bias: {setting!r}", cure))
     last = [m for m in decoder.modules() if not list(m.children())][-1]
-    if not isinstance(last, nn.Linear):
-        raise ValueError(  # noqa: TRY004 - the value of an argument is wrong, not its type
-            f"output_bias: {setting!r} needs a decoder that ends in a linear layer, got one that ends in "
-            f"{type(last).__name__}; {cure}"
+    bias = getattr(decoder, "output_bias", last.bias if isinstance(last, nn.Linear) else None)
+    if bias is None:
+        raise ValueError(
+            f"output_bias: {setting!r} needs a decoder that ends in a linear layer or has an output_bias, got one that "
+            f"ends in {type(last).__name__}; {cure}"
         )
     with torch.no_grad():
-        last.bias[: len(values)] = values
+        bias[: len(values)] = values

@@ -1,65 +1,18 @@
 """Networks, tensors in and tensors out, and an optimiser for them that torch has in two parts."""
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
+from lvm_lightning.networks.activations import Activation, activation_of
 from lvm_lightning.support.argtypes import ClosedUnitInterval, NonNegativeFloat, PositiveInt
-from lvm_lightning.support.log_space import rounding
 from lvm_lightning.support.processor import has_bfloat16
-
-Activation = Literal["ELU", "ReLU", "LeakyReLU", "Tanh", "SiLU", "GELU", "Softplus"]
-
-
-_FROM_OUTPUT = ("ELU", "ReLU", "LeakyReLU")
-"""Activations whose derivative follows from their output."""
-_WITH_TAIL = ("SiLU", "GELU", "Softplus")
-"""Activations whose derivative falls exponentially far below 0. (Those of ELU and Tanh are 0 there, or 6e-8.)"""
-
-
-class _Floored(nn.Module):
-    """SiLU, Softplus or GELU of an input that is cut where they are far below the rounding of 1.
-
-    The cut is −24 in float32 (−6.9 for GELU), where they are −1e-9, 4e-11 and 0. Hidden layers of a trained
-    decoder go down to −90, and the derivatives there are denormal numbers, or make them of what they meet.
-    """
-
-    def __init__(self, activation: nn.Module) -> None:
-        super().__init__()
-        self.activation = activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Activations, in the shape of ``x``, which is written over."""
-        least = rounding(torch.promote_types(x.dtype, torch.float32)) - 8
-        if isinstance(self.activation, nn.GELU):
-            least = -math.sqrt(-2 * least)
-        with torch.no_grad():  # what is cut keeps the derivative of the cut's place: as good as 0, and 0 takes a pass
-            x.clamp_(min=least)
-        return cast(Tensor, self.activation(x))
-
-
-class _Tanh(nn.Module):
-    """tanh; of bfloat16 on a processor by way of float32, which takes torch less than half of the time."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Activations, in the shape and the type of ``x``."""
-        detour = x.dtype == torch.bfloat16 and x.device.type == "cpu"
-        return x.float().tanh_().to(x.dtype) if detour else x.tanh()
-
-
-def _activation(name: Activation) -> nn.Module:
-    """Written over its input where autograd allows: half the memory, and half the time of a wide layer."""
-    if name == "Tanh":
-        return _Tanh()
-    activation = getattr(nn, name)(**({"inplace": True} if name in _FROM_OUTPUT else {}))
-    return _Floored(activation) if name in _WITH_TAIL else activation
 
 
 class MLP(nn.Sequential):
@@ -82,7 +35,7 @@ class MLP(nn.Sequential):
         widths = [in_features, *hidden]
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(widths):
-            layers += [nn.Linear(fan_in, fan_out), _activation(activation)]
+            layers += [nn.Linear(fan_in, fan_out), activation_of(activation)]
         super().__init__(*layers, nn.Linear(widths[-1], out_features))
 
 

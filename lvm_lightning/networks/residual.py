@@ -1,0 +1,168 @@
+"""Residual networks: blocks that add to what comes in, fully connected or convolutional."""
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from lvm_lightning.networks.activations import Activation, activation_of
+from lvm_lightning.support.argtypes import NonNegativeInt, PositiveInt
+
+
+class Block(nn.Module):
+    """h + W₂ a(W₁ a(h)), in the shape of h. W₂ starts at 0, so that a deep network starts as a shallow one.
+
+    Args:
+        layers: W₁ and W₂, layers that keep the shape.
+        activation: name of a.
+
+    Reference:
+        He et al., Identity Mappings in Deep Residual Networks, 2016, fig. 1b (without normalisation).
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear | nn.Conv2d], activation: Activation) -> None:
+        super().__init__()
+        first, last = layers
+        self.layers = nn.Sequential(activation_of(activation), first, activation_of(activation), last)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """``h`` and what the layers make of it."""
+        return h + cast(Tensor, self.layers(h.clone()))  # activations write over what they get
+
+
+class ResidualMLP(nn.Sequential):
+    """Multi-layer perceptron of residual blocks, ``(*, in_features) → (*, out_features)``.
+
+    Args:
+        in_features: width of the input.
+        out_features: width of the output.
+        width: of the hidden layers.
+        blocks: number of blocks, of two layers each.
+        activation: name of the ``torch.nn`` activation before each layer but the first.
+    """
+
+    def __init__(
+        self,
+        in_features: PositiveInt,
+        out_features: PositiveInt,
+        width: PositiveInt = 300,
+        blocks: NonNegativeInt = 2,
+        activation: Activation = "SiLU",
+    ) -> None:
+        super().__init__(
+            nn.Linear(in_features, width),
+            *(Block([nn.Linear(width, width) for _ in range(2)], activation) for _ in range(blocks)),
+            activation_of(activation),
+            nn.Linear(width, out_features),
+        )
+
+
+class ResidualConvEncoder(nn.Sequential):
+    """Residual convolutional encoder of square images, ``(B, D) → (B, out_features)``.
+
+    A 3 × 3 convolution; at each level blocks of two 3 × 3 convolutions, and a 2 × 2 convolution of stride 2 to the next
+    level; one linear layer at the end.
+
+    Args:
+        in_features: number D of pixels: a square whose side halves once less often than there are levels.
+        out_features: width of the output.
+        channels: of each level, from the full size down.
+        blocks: residual blocks of a level.
+        activation: name of the ``torch.nn`` activation.
+
+    Raises:
+        ValueError: if images of that size do not halve so often.
+    """
+
+    def __init__(
+        self,
+        in_features: PositiveInt,
+        out_features: PositiveInt,
+        channels: Sequence[PositiveInt] = (16, 32, 64),
+        blocks: NonNegativeInt = 1,
+        activation: Activation = "SiLU",
+    ) -> None:
+        side, smallest = _sides(type(self).__name__, in_features, channels)
+        layers: list[nn.Module] = [nn.Unflatten(-1, (1, side, side)), nn.Conv2d(1, channels[0], 3, padding=1)]
+        for level, width in enumerate(channels):
+            if level:
+                layers.append(nn.Conv2d(channels[level - 1], width, 2, stride=2))
+            layers += _blocks(blocks, width, activation)
+        last = nn.Linear(channels[-1] * smallest**2, out_features)
+        super().__init__(*layers, activation_of(activation), nn.Flatten(), last)
+        self.to(memory_format=torch.channels_last)
+
+
+class ResidualConvDecoder(nn.Module):
+    """Residual convolutional decoder, ``(*, K) → (*, P·D)`` for P parameters a pixel, all of one before the next.
+
+    The encoder's way back: one linear layer, blocks at each level, and a transposed 2 × 2 convolution of stride 2 to
+    the next; a 3 × 3 convolution at the end, and a bias for each pixel.
+
+    Args:
+        in_features: number K of latent dimensions.
+        out_features: P·D.
+        channels: of each level, from the full size down, as the encoder's.
+        blocks: residual blocks of a level.
+        activation: name of the ``torch.nn`` activation.
+        parameters_per_pixel: P of the likelihood: 2 for a mean and a variance.
+
+    Attributes:
+        output_bias: ``(P·D,)``, which training can start from the pixels' means.
+
+    Raises:
+        ValueError: if images of that size do not halve so often.
+    """
+
+    def __init__(
+        self,
+        in_features: PositiveInt,
+        out_features: PositiveInt,
+        channels: Sequence[PositiveInt] = (16, 32, 64),
+        blocks: NonNegativeInt = 1,
+        activation: Activation = "SiLU",
+        parameters_per_pixel: PositiveInt = 1,
+    ) -> None:
+        super().__init__()
+        if out_features % parameters_per_pixel:
+            raise ValueError(
+                f"parameters_per_pixel: must divide the {out_features:,} outputs, got {parameters_per_pixel}; set it "
+                "to the likelihood's number"
+            )
+        _, smallest = _sides(type(self).__name__, out_features // parameters_per_pixel, channels)
+        layers: list[nn.Module] = [
+            nn.Linear(in_features, channels[-1] * smallest**2),
+            nn.Unflatten(-1, (channels[-1], smallest, smallest)),
+        ]
+        for level in reversed(range(len(channels))):
+            layers += _blocks(blocks, channels[level], activation)
+            if level:
+                layers.append(nn.ConvTranspose2d(channels[level], channels[level - 1], 2, stride=2))
+        last = nn.Conv2d(channels[0], parameters_per_pixel, 3, padding=1, bias=False)
+        self.output_bias = nn.Parameter(torch.zeros(out_features))
+        self.layers = nn.Sequential(*layers, activation_of(activation), last, nn.Flatten())
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Latent points ``(*, K)`` → parameters ``(*, P·D)``."""
+        decoded: Tensor = self.layers(z.reshape(-1, z.shape[-1]))
+        return (decoded + self.output_bias.to(decoded.dtype)).view(*z.shape[:-1], -1)
+
+
+def _blocks(count: int, width: int, activation: Activation) -> list[nn.Module]:
+    return [Block([nn.Conv2d(width, width, 3, padding=1) for _ in range(2)], activation) for _ in range(count)]
+
+
+def _sides(network: str, pixels: int, channels: Sequence[int]) -> tuple[int, int]:
+    """Sides of an image of so many pixels, and of what is left of it on the last level."""
+    side, halved = math.isqrt(pixels), 2 ** (len(channels) - 1)
+    if not channels or side**2 != pixels or side % halved:
+        raise ValueError(
+            f"{network}: {len(channels)} levels of channels need square images whose side is a multiple of "
+            f"{int(halved)}, got {pixels:,} pixels; give fewer levels, or use ResidualMLP"
+        )
+    return side, side // halved
