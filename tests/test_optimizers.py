@@ -2,11 +2,14 @@
 
 import copy
 import math
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from lvm_lightning.modules import optimizing
 from lvm_lightning.networks import MLP, MuonWithAdam, networks
 
 
@@ -132,3 +135,28 @@ def test_a_closure_is_called_once_with_gradients() -> None:
 def test_without_a_matrix_there_is_one_line() -> None:
     with pytest.raises(ValueError, match=r"needs weight matrices and other parameters, got 0 and 1; use torch.optim"):
         MuonWithAdam([nn.Parameter(torch.zeros(3))])
+
+
+@pytest.mark.parametrize("optimizer_of", [torch.optim.Adam, MuonWithAdam])
+@pytest.mark.parametrize("peak", [0.01, 0.02])
+@pytest.mark.parametrize("length", [10, 12])
+def test_a_line_tells_where_a_cycle_has_another_rate_or_length(
+    optimizer_of: Any, peak: float, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(optimizing, "rank_zero_info", told.append)
+    cycle = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=peak, total_steps=length, cycle_momentum=False)
+    optimizer, schedule = optimizing.make_optimizer(network().parameters(), partial(optimizer_of, lr=0.01), cycle, 10)
+    assert schedule is not None
+    optimizing.tell_of_schedule(optimizer, schedule, 10)
+    expected = ["OneCycleLR's max_lr of 0.02 takes the place of optimizer.lr, 0.01"] if peak == 0.02 else []
+    expected += ["the training ends after 10 of the 12 steps of OneCycleLR"] if length == 12 else []
+    assert [line.removeprefix("note: lr_scheduler: ").split(";")[0].split(", before")[0] for line in told] == expected
+
+
+def test_nothing_is_told_of_other_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(optimizing, "rank_zero_info", told.append)
+    optimizer = torch.optim.Adam(network().parameters(), lr=0.01)
+    optimizing.tell_of_schedule(optimizer, torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9), float("inf"))
+    assert told == []

@@ -20,7 +20,7 @@ from lvm_lightning.evaluation.evaluators import in_place, measure
 from lvm_lightning.evaluation.quadrature import Exact, quadrature_of
 from lvm_lightning.evaluation.report import FinishedBatches
 from lvm_lightning.model import LatentVariableModel
-from lvm_lightning.modules.optimizing import LRSchedulerCallable, OptimizerCallable, make_optimizer
+from lvm_lightning.modules.optimizing import LRSchedulerCallable, OptimizerCallable, make_optimizer, tell_of_schedule
 from lvm_lightning.modules.skipping import SkippingModule
 from lvm_lightning.objectives import Objective
 from lvm_lightning.support.errors import NonFiniteError
@@ -138,9 +138,11 @@ class LatentVariableModule(SkippingModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, and its schedule by the step."""
-        optimizer, scheduler = self.make_optimizer(self.trainer.estimated_stepping_batches)
+        steps = self.trainer.estimated_stepping_batches
+        optimizer, scheduler = self.make_optimizer(steps)
         if scheduler is None:
             return optimizer
+        tell_of_schedule(optimizer, scheduler, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def make_optimizer(self, steps: float) -> tuple[Optimizer, LRScheduler | None]:

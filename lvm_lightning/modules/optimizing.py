@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -58,6 +59,22 @@ def make_optimizer(
             "to the same number"
         )
     return optimizer, schedule
+
+
+def tell_of_schedule(optimizer: Optimizer, schedule: LRScheduler, steps: float) -> None:
+    """A line where a schedule overrides the optimiser's rate, or is longer than the training."""
+    name, asked = type(schedule).__name__, optimizer.defaults["lr"]
+    peak, scheduled = optimizer.param_groups[0].get("max_lr", asked), getattr(schedule, "total_steps", steps)
+    if peak != asked:
+        rank_zero_info(
+            f"note: lr_scheduler: {name}'s max_lr of {peak:g} takes the place of optimizer.lr, {asked:g}; set both to "
+            "the same rate"
+        )
+    if scheduled > steps:
+        rank_zero_info(
+            f"note: lr_scheduler: the training ends after {steps:,.0f} of the {scheduled:,} steps of {name}, before "
+            f"the rate has come down; set total_steps to {steps:.0f}"
+        )
 
 
 def start_output_bias(decoder: nn.Module, setting: str, data: object, start: Callable[[Tensor], Tensor]) -> None:
