@@ -18,7 +18,7 @@ from lvm_lightning.support.log_space import share
 
 REACH = 10.0
 """Cells are refined around points with at least e^−10 of the largest weight; all that the others carry is an error."""
-FIRST_REACH = 20.0
+FIRST_REACH = 14.0
 """What REACH is for a first lattice, between whose points a sharp posterior may lie."""
 AT_A_TIME = 1024
 """Points that are decoded at a time."""
