@@ -46,7 +46,11 @@ def words(*known: object) -> st.SearchStrategy[object]:
 
 KEYS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "PriorIWAE": {
-        **{"model.outer_samples": COUNTS, "model.points": words("iid", "sobol"), "model.share_points": FLAGS},
+        **{
+            "model.outer_samples": COUNTS,
+            "model.points": words("iid", "sobol", "lattice"),
+            "model.share_points": FLAGS,
+        },
         **{"model.output_bias": words("logit", "log", "zero"), "evaluation.spacing": NUMBERS},
     },
     "GaussianVAE": {

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lvm_lightning.densities import Points, StandardNormal, normal_grid
-from lvm_lightning.densities.points import UNIFORM, iid_uniform, sobol_uniform
+from lvm_lightning.densities.points import UNIFORM, iid_uniform, korobov, lattice_uniform, sobol_uniform
 from lvm_lightning.evaluation.quadrature import GridQuadrature
 from tests.conftest import assert_within
 
@@ -16,7 +16,7 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("points", ["iid", "sobol"])
+@pytest.mark.parametrize("points", list(UNIFORM))
 def test_shape_type_range_and_seed(points: Points) -> None:
     u = UNIFORM[points](64, 5, 3, generator(3))
     assert u.shape == (64, 5, 3)
@@ -27,7 +27,7 @@ def test_shape_type_range_and_seed(points: Points) -> None:
     assert not torch.equal(u, UNIFORM[points](64, 5, 3, generator(4)))
 
 
-@pytest.mark.parametrize("points", ["iid", "sobol"])
+@pytest.mark.parametrize("points", list(UNIFORM))
 def test_every_point_is_uniform(points: Points) -> None:
     """Moments of each single point over fresh sets: E u = 1/2, E u² = 1/3, E u₁u₂ = 1/4."""
     u = torch.stack([UNIFORM[points](4, 2, 2, generator(seed)) for seed in range(3000)]).flatten(1, 2)
@@ -44,20 +44,44 @@ def test_sobol_puts_one_point_in_each_elementary_interval_for_every_example() ->
         assert (cell.sort(0).values == torch.arange(64).unsqueeze(1)).all()
 
 
-def test_examples_have_scrambles_of_their_own() -> None:
-    u = sobol_uniform(8, 2, 2, generator(0))
+@pytest.mark.parametrize("points", list(UNIFORM))
+def test_examples_have_points_of_their_own(points: Points) -> None:
+    u = UNIFORM[points](8, 2, 2, generator(0))
     assert not torch.isclose(u[:, 0], u[:, 1]).any()
 
 
-def test_sobol_integrates_better_than_iid() -> None:
-    prior = StandardNormal(2)
+@pytest.mark.parametrize("samples", [1, 2, 7, 64])
+def test_a_lattice_is_a_group_whose_points_are_spread_along_each_axis(samples: int) -> None:
+    """Differences of points are points again, modulo 1; and each axis has its S values at equal distances."""
+    u = lattice_uniform(samples, 1, 3, generator(0)).squeeze(1)
+    steps = ((u - u[0]).remainder(1) * samples).round().long() % samples
+    members = {tuple(step) for step in steps.tolist()}
+    assert len(members) == samples
+    assert {tuple((a - b) % samples for a, b in zip(p, q, strict=True)) for p in members for q in members} == members
+    assert (steps.sort(0).values == torch.arange(samples).unsqueeze(1)).all()
 
-    def error(points: Points) -> float:
-        z = torch.stack([prior.icdf(UNIFORM[points](128, 1, 2, generator(s))) for s in range(200)])
-        likelihood = (-8 * (z - 0.5).square().sum(-1)).exp()
+
+def test_a_lattice_integrates_waves_exactly_but_those_of_its_dual() -> None:
+    """E exp(2πi h·u) is 0 for h ≠ 0, and so is the mean over the points, unless h·g = 0 modulo S."""
+    S, g = 61, korobov(61, 2)
+    u = lattice_uniform(S, 1, 2, generator(1)).squeeze(1)
+    for h in torch.cartesian_prod(torch.arange(-5, 6), torch.arange(-5, 6)):
+        mean = torch.polar(torch.ones(S, dtype=torch.float64), 2 * math.pi * (u @ h.double())).mean().abs()
+        assert float(mean) == pytest.approx(float(int(h @ g) % S == 0), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("points", "dim", "samples", "ratio"), [("sobol", 2, 128, 4), ("lattice", 2, 128, 20), ("lattice", 8, 4096, 2)]
+)
+def test_spread_points_integrate_better_than_iid(points: Points, dim: int, samples: int, ratio: float) -> None:
+    prior = StandardNormal(dim)
+
+    def error(kind: Points) -> float:
+        z = torch.stack([prior.icdf(UNIFORM[kind](samples, 1, dim, generator(s))) for s in range(200)])
+        likelihood = (-8 / dim * (z - 0.5).square().sum(-1)).exp()
         return float(likelihood.mean(1).std())
 
-    assert error("sobol") < error("iid") / 4
+    assert error(points) < error("iid") / ratio
 
 
 def test_prior_density_is_normalised_and_icdf_has_its_moments() -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from lvm_lightning.callbacks import CompiledNetworks
 from lvm_lightning.data import StaticMNIST
 from lvm_lightning.data.loader import Batch
+from lvm_lightning.densities import Points
+from lvm_lightning.densities.points import UNIFORM
 from lvm_lightning.evaluation import Quantity
 from lvm_lightning.evaluation.quadrature import GridQuadrature
 from lvm_lightning.modules import PriorIWAE
@@ -62,10 +64,8 @@ def test_shared_and_own_points_have_the_same_expectation(J: int, N: int) -> None
 
 
 @pytest.mark.parametrize("share_points", [True, False])
-@pytest.mark.parametrize("points", ["iid", "sobol"])
-def test_every_choice_of_points_is_unbiased_for_p_and_a_bound_below_log_p(
-    points: Literal["iid", "sobol"], share_points: bool
-) -> None:
+@pytest.mark.parametrize("points", list(UNIFORM))
+def test_every_choice_of_points_is_unbiased_for_p_and_a_bound_below_log_p(points: Points, share_points: bool) -> None:
     model, x = small_model(inner_samples=4, points=points, share_points=share_points), images()
     with torch.no_grad():
         log_p = GridQuadrature(model.model.decode, model.model.likelihood.log_prob, 2).measure(x)[0]

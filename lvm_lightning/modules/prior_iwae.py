@@ -46,7 +46,8 @@ class PriorIWAE(LatentVariableModule):
         outer_samples: J, the number of bounds that are averaged.
         inner_samples: N, the number of samples inside the logarithm.
         bound: what the N log-weights of an example become: a function of :mod:`lvm_lightning.objectives`, or your own.
-        points: ``iid``, or ``sobol`` for a freshly scrambled Sobol set each step; either way a lower bound.
+        points: ``iid``, ``sobol`` for a freshly scrambled Sobol set each step, or ``lattice`` for a freshly shifted
+            lattice; each way a lower bound.
         share_points: whether the batch shares its points. Each example's bound has the same expectation either
             way; shared, the decoder runs on J·N points instead of B·J·N, and all pairs take one matrix product.
         roulette: samples with less than this share of an example's weight enter the gradient at random, and count for
