@@ -14,6 +14,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import signal
@@ -38,7 +39,7 @@ from lvm_lightning.support.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = Path(__file__).with_name("table.yaml")
-WHAT_IS_RUN = ("config", "overrides", "test_overrides", "data", "checkpoint")
+WHAT_IS_RUN = ("config", "overrides", "test_overrides", "data", "checkpoint", "weights_of")
 """What must not have changed in a row whose numbers are taken over."""
 LEFT_OVER = ("config.yaml", "hparams.yaml", "events.out.*", "figures/*.png")
 """What a run writes before its first checkpoint."""
@@ -85,6 +86,7 @@ class Row:
         test_overrides: arguments that only test gets.
         data: ``larochelle_murray`` for the literature's copy; None for what the config names.
         checkpoint: which state is tested: ``best`` on validation, or the ``last``.
+        weights_of: name of the row whose best state the training starts from.
         bound: name of the quantity that is its ELBO.
         published: the figure to stand beside.
         like_published: name of the quantity that is of the same kind as the published one, where ``figure`` is not.
@@ -99,6 +101,7 @@ class Row:
     test_overrides: list[str] = dataclasses.field(default_factory=list)
     data: Literal["larochelle_murray"] | None = None
     checkpoint: Literal["best", "last"] = "best"
+    weights_of: str | None = None
     bound: str = "ELBO"
     published: Published | None = None
     like_published: str | None = None
@@ -240,7 +243,7 @@ def run_alone(row: Row, place: Place) -> dict[str, Any]:
     settings = digest_of_settings(row)
     done: dict[str, Any] = read_json(record, {})
     if done:
-        if any(done["row"][name] != getattr(row, name) for name in WHAT_IS_RUN):
+        if any(done["row"].get(name) != getattr(row, name) for name in WHAT_IS_RUN):
             raise RowError(f"{place.folder} holds the run of another row; name another --output")
         if done.get("settings") != settings:
             raise RowError(
@@ -251,7 +254,7 @@ def run_alone(row: Row, place: Place) -> dict[str, Any]:
     if not last.exists():
         clear(place.folder)
     told = arguments_of(row, place)
-    command(["fit", *told, *(["--ckpt_path", str(last)] if last.exists() else [])])
+    command(["fit", *told, *(["--ckpt_path", str(last)] if last.exists() else first_weights(row, place))])
     state = place.folder / "checkpoints" / f"{row.checkpoint}.ckpt"
     started = time.monotonic()
     command(["test", *told, *row.test_overrides, "--ckpt_path", str(state)])
@@ -264,6 +267,20 @@ def run_alone(row: Row, place: Place) -> dict[str, Any]:
     done = described(row, place.folder) | took
     write_json(record, done)
     return done
+
+
+def first_weights(row: Row, place: Place) -> list[str]:
+    """What fit is told of the row whose weights it starts from.
+
+    Raises:
+        RowError: if that row is not finished.
+    """
+    if row.weights_of is None:
+        return []
+    folder = place.folder.with_name(row.weights_of)
+    if not (folder / "row.json").exists():
+        raise RowError(f"its training starts from the weights of {row.weights_of}, which is not finished; run it first")
+    return ["--weights_from", str(folder / "checkpoints" / "best.ckpt")]
 
 
 def digest_of_settings(row: Row) -> str:
@@ -361,7 +378,7 @@ def first_bound(quantities: Sequence[Mapping[str, Any]], figure: str) -> Mapping
 
 def own_error(result: Mapping[str, Any]) -> str:
     """How far log p(x) itself may be off in the mean: the quadrature's error, or what half of the samples lack."""
-    figure = result["log_p"]["name"].removeprefix("log p(x) ").removeprefix("≥ ").removeprefix("by ")
+    figure = re.sub(r"^log [pP]\(.*?\) (≥ |by )?| \+ D log Δ$", "", result["log_p"]["name"])
     for q in result["quantities"]:
         if q["name"] in (f"error of {figure}", f"error of the {figure}"):
             return f"{q['value']:.1g}" if q["value"] < 1e-3 else f"{q['value']:.3f}"

@@ -67,7 +67,7 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
     "no decoder": ([*FIT, "--model.decoder", "null"], 2, "model.decoder: must be a .* class .*got None"),
     "callback": ([*FIT, CALLBACK, "EarlyStoping"], 2, "callbacks: .*got EarlyStoping; did you mean EarlyStopping?"),
     "a class of another kind": ([*FIT, "--model", "torch.nn.Linear"], 2, "model: .*torch.nn.Linear"),
-    "points": ([*FIT, "--model.points", "sobl"], 2, "model.points: must be iid or sobol or .*, got sobl; .*mean sobol?"),
+    "points": ([*FIT, "--model.points", "sobl"], 2, "model.points: must be iid or sobol.*, got sobl; .*mean sobol?"),
     "source": ([*FIT, "--data.source", "FashionMINST"], 2, "data.source: .*got FashionMINST; .*mean FashionMNIST?"),
     "activation": ([*FIT, "--model.decoder.activation", "Elu"], 2, "activation: must be ELU .*got Elu"),
     "estimator": ([*VAE, "--model.estimator", "score"], 2, "model.estimator: must be pathwise .*got score"),

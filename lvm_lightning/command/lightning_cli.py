@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lvm_lightning.callbacks import finite, pictures, run_checkpoint, run_folder, training
 from lvm_lightning.command import checkpoints, config_files, environment, folders, parsing, paths, runs
 from lvm_lightning.command.meeting import MEETING
+from lvm_lightning.command.starting import WeightsFrom
 from lvm_lightning.command.trainer import require_work
 from lvm_lightning.modules import ExponentialPosterior, GaussianVAE
 from lvm_lightning.modules.provenance import provenance
@@ -51,6 +52,8 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(run_folder.EvaluationReport, "evaluation")
         help_text = "whether fit goes on to test the model that it ends with, in the same process"
         parser.add_argument("--test_after_fit", type=bool, default=False, help=help_text)
+        help_text = "checkpoint of another run, whose weights fit starts from where the model has them by name"
+        parser.add_argument("--weights_from", type=Path | None, help=help_text)
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         """Lightning's subcommands, and the studies."""
@@ -179,6 +182,8 @@ class CLI(LightningCLI):
             ]
             if self.subcommand == "fit" and not self._get(self.config_init, "test_after_fit"):
                 keys.remove("evaluation")
+        start = self._get(self.config_init, "weights_from")
+        ours += [(WeightsFrom(start), True)] if start and self.subcommand == "fit" else []
         trainer.callbacks = runs.as_list(trainer.get("callbacks")) + [callback for callback, wanted in ours if wanted]
 
     def before_fit(self) -> None:

@@ -36,7 +36,7 @@ def migrate(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """
     settings = _renamed(checkpoint.get("hyper_parameters", {}))
     if str(settings.get("_class_path")).startswith("lvm_lightning.modules."):
-        if "bound" not in settings:
+        if "bound" not in settings and "inner_samples" in settings:
             settings["bound"] = _bound(settings.get("alpha", 0.0))
         settings = {name: value for name, value in settings.items() if f"model.{name}" not in NEW_SETTINGS}
     weights = checkpoint["state_dict"]

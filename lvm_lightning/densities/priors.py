@@ -1,4 +1,5 @@
-"""Priors p(z): the standard normal, the exponential and its proposal, and the encoder's proposals at trained images."""
+"""Priors p(z): the standard normal, the exponential and its proposal, the encoder's proposals at trained images, and
+trained points."""
 
 import math
 from abc import ABC, abstractmethod
@@ -24,9 +25,11 @@ class Prior(nn.Module, ABC):
     Attributes:
         examples: how many training examples it wants to start from.
         noise_dtype: type that it starts with; none takes torch's default.
+        continuous: whether it has a density, over all of ℝᴷ or a part of it.
     """
 
     examples: int = 0
+    continuous = True
     noise_dtype: torch.dtype | None = None
     like: Tensor
 
@@ -211,3 +214,27 @@ class VampPrior(Prior):
         if self.encode is None:
             raise RuntimeError("prior: a VampPrior needs the model's encoder, got none; call attach(encode, data_dim)")
         return self.encode(self.inputs[which])
+
+
+class LatentPoints(Prior):
+    """M points z_m, which are parameters of the model, each as likely as the others.
+
+        P(z = z_m) = 1/M
+
+    Args:
+        start: where the points start, ``(M, K)``.
+    """
+
+    continuous = False
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__(start.shape[-1])
+        self.points = nn.Parameter(start.clone())
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """−log M nats, the logarithm of a probability: ``(*, K) → (*,)``. Each z is taken for one of the points."""
+        return z.new_full(z.shape[:-1], -math.log(len(self.points)))
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """z_m with m ~ 1, …, M, ``(count, K)``."""
+        return self.points[torch.randint(len(self.points), (count,), generator=generator).to(self.points.device)]

@@ -132,7 +132,8 @@ class FittedFromEncoder(Fitted):
 
     def lacks(self, model: LatentVariableModel) -> str:
         """A prior of all real numbers."""
-        return "a prior of all real numbers" if isinstance(model.prior, ExponentialPrior) else ""
+        served = model.prior.continuous and not isinstance(model.prior, ExponentialPrior)
+        return "" if served else "a prior of all real numbers"
 
     def proposals(self, given: Given) -> Mixture:
         """q(z|x) of the examples."""

@@ -13,7 +13,7 @@ from lvm_lightning.evaluation import NATS, Evaluator, Given, Measured
 from lvm_lightning.evaluation.diagnostics import HEAVY, TAIL, active_units, effective_sample_size, pareto_shape
 from lvm_lightning.objectives import Objective, elbo, iw_elbo
 
-EXACT = "log p(x) by quadrature"
+EXACT, SUM = "log p(x) by quadrature", "log p(x) by summation"
 """Where log p(x) is known exactly, its name."""
 AT_LEAST = "log p(x) ≥ "
 """What the names of lower bounds on log p(x) begin with."""
@@ -24,7 +24,8 @@ MEAN_SAMPLES = 1024
 
 def best_known(found: Mapping[str, Measured]) -> Measured:
     """What a test leads with: log p(x) itself, or the first lower bound on it, as evaluators begin with the best."""
-    return found.get(EXACT) or next(measured for name, measured in found.items() if name.startswith(AT_LEAST))
+    exact = found.get(EXACT) or found.get(SUM)
+    return exact or next(measured for name, measured in found.items() if name.startswith(AT_LEAST))
 
 
 class TrainedBound(Evaluator):

@@ -49,9 +49,15 @@ class Anneal(Study):
         """Measure it.
 
         Raises:
-            UserError: if the chains shall start from where an encoder says and the model has none.
+            UserError: if the chains shall start from where an encoder says and the model has none, or if its latent
+                takes only some values, between which no chain can move.
         """
         subject.module.requires_grad_(False)
+        if not subject.model.prior.continuous:
+            raise UserError(
+                f"model: chains need a prior with a density, got {type(subject.module).__name__}, whose latent takes "
+                "finitely many values; use 'test', which is exact"
+            )
         x = subject.rows("test", self.images)
         if self.start != "prior" and isinstance(subject.module.propose(x[:1]), PriorProposal):
             name = type(subject.module).__name__

@@ -1,0 +1,51 @@
+"""Weights that a training starts from, of another run."""
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from lvm_lightning.command.checkpoints import read_checkpoint
+from lvm_lightning.support import PROGRAM, UserError
+
+
+class WeightsFrom(pl.Callback):
+    """Start from the weights of a checkpoint that the model has by name: the model may be of another class.
+
+    What the checkpoint lacks starts as it would without. A run that goes on has its own weights already.
+
+    Args:
+        path: the checkpoint.
+
+    Raises:
+        UserError: if it cannot be read, shares no weight with the model, or has one of another shape.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.weights: dict[str, Tensor] = read_checkpoint(path)["state_dict"]
+        except UserError as error:
+            raise UserError(str(error).replace("ckpt_path", "weights_from", 1)) from error
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Behind ``setup``, which starts output biases and priors from the data."""
+        if trainer.ckpt_path is not None:
+            return
+        own = pl_module.state_dict()
+        shared = {name: weight for name, weight in self.weights.items() if name in own}
+        for name, weight in shared.items():
+            if weight.shape != own[name].shape:
+                raise UserError(
+                    f"weights_from: {name} must have the model's shape {tuple(own[name].shape)}, got "
+                    f"{tuple(weight.shape)} in {self.path}; give the network the settings of that run"
+                )
+        if not shared:
+            raise UserError(f"weights_from: must share weights with the model, got {self.path}, which has none of them")
+        pl_module.load_state_dict(shared, strict=False)
+        new = [name for name in own if name not in shared]
+        rank_zero_info(
+            f"{PROGRAM}: weights_from: {len(shared)} of {len(own)} tensors are those of {self.path}"
+            + (f"; new are {', '.join(new)}" if new else "")
+        )
