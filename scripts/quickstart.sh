@@ -19,5 +19,5 @@ Trained and tested in $((SECONDS - started)) s. Everything lies in $run:
   checkpoints/      best.ckpt and last.ckpt
 
 Watch it:      .venv/bin/tensorboard --logdir runs
-Draw images:   .venv/bin/lvm-lightning sample --config $run/config.yaml --ckpt_path $run/checkpoints/last.ckpt
+Draw images:   .venv/bin/lvm-lightning sample $run
 END

@@ -18,6 +18,7 @@ from lvm_lightning.command.environment import end_with_the_parent
 from lvm_lightning.command.folders import require_output
 from lvm_lightning.command.lightning_cli import CLI
 from lvm_lightning.command.meeting import MEETING
+from lvm_lightning.command.naming import written_out
 from lvm_lightning.command.parsing import Parser, in_words
 from lvm_lightning.command.paths import expand_paths, expanded
 from lvm_lightning.command.rules import nearest
@@ -28,8 +29,10 @@ from lvm_lightning.studies import FREE_STUDIES, STUDIES, FreeStudy, Study
 from lvm_lightning.support import PROGRAM, STOP, Stopped, UserError, debugging, one_line
 
 DESCRIPTION = (
-    f"Latent-variable models on PyTorch Lightning. '{PROGRAM} compare RUN RUN …' puts runs side by side, '{PROGRAM} "
-    f"log_space' shows why log space, '{PROGRAM} my_module.MyStudy' runs a study of your own."
+    f"Latent-variable models on PyTorch Lightning. '{PROGRAM} configs' lists what can be trained, as in '{PROGRAM} fit "
+    f"--config prior_iwae'; '{PROGRAM} test RUN' measures a run in its folder, '{PROGRAM} fit RUN' goes on with it, "
+    f"'{PROGRAM} compare RUN RUN …' puts runs side by side. '{PROGRAM} log_space' shows why log space, '{PROGRAM} "
+    f"my_module.MyStudy' runs a study of your own."
 )
 
 
@@ -47,6 +50,7 @@ def main() -> int:
         if study is not None and issubclass(study, FreeStudy):
             run_free(study, word, sys.argv[2:])
             return 0
+        sys.argv[1:] = written_out(sys.argv[1:])
         with warnings.catch_warnings(), advertisements_left_out():
             # Lightning 2.6 calls this under torch 2.15; nothing that a user can change.
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)

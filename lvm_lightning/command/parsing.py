@@ -140,7 +140,7 @@ def _mistake(parser: Parser, message: str, error: Exception | None) -> Mistake:
         return found
     if (unknown := _refused_key(parser, message, error)) is not None:
         return Mistake(unknown, f"{UNKNOWN}{_nearest_key(unknown, [action.dest for action in parser._actions])}")
-    cure = "; give a --config, such as configs/prior_iwae.yaml" if "required" in message else ""
+    cure = "; give a --config, such as prior_iwae" if "required" in message else ""
     key, told = re.findall(r'^(?:Parser key "(.*?)": )?(.*)$', one_line(message))[0]
     return Mistake(key, told + cure)
 
