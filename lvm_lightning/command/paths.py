@@ -10,7 +10,7 @@ from lvm_lightning.callbacks.run_checkpoint import LAST
 from lvm_lightning.command.runs import logger_arguments
 from lvm_lightning.support import UserError
 
-PATHS = {"save_dir", "default_root_dir", "dirpath", "ckpt_path", "weights_from", "output", "folder"}
+PATHS = {"save_dir", "default_root_dir", "dirpath", "ckpt_path", "weights_from", "output", "folder", "path"}
 """Settings that are paths, wherever they stand."""
 NAMES = {"name", "version", "sub_dir"}
 """What a logger makes its folder of; it expands them too."""
