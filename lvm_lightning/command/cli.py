@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LightningCLI
 from lvm_lightning.command.config_files import require_configs
 from lvm_lightning.command.environment import end_with_the_parent
 from lvm_lightning.command.folders import require_output
+from lvm_lightning.command.helping import asks_for_all
 from lvm_lightning.command.lightning_cli import CLI
 from lvm_lightning.command.meeting import MEETING
 from lvm_lightning.command.naming import written_out
@@ -50,6 +51,7 @@ def main() -> int:
         if study is not None and issubclass(study, FreeStudy):
             run_free(study, word, sys.argv[2:])
             return 0
+        Parser.tells_all = asks_for_all(sys.argv)
         sys.argv[1:] = written_out(sys.argv[1:])
         with warnings.catch_warnings(), advertisements_left_out():
             # Lightning 2.6 calls this under torch 2.15; nothing that a user can change.

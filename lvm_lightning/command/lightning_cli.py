@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lvm_lightning.callbacks import finite, pictures, run_checkpoint, run_folder, training
-from lvm_lightning.command import checkpoints, config_files, environment, folders, parsing, paths, runs
+from lvm_lightning.command import checkpoints, config_files, environment, folders, helping, parsing, paths, runs
 from lvm_lightning.command.meeting import MEETING
 from lvm_lightning.command.starting import WeightsFrom
 from lvm_lightning.command.trainer import require_work
@@ -64,13 +64,13 @@ class CLI(LightningCLI):
             own = self.init_parser(description=inspect.getdoc(study))
             if name == self._word:
                 self._add_arguments(own)
-                weights = "the checkpoint with the weights: last, best, or a path"
-                own.add_argument("--ckpt_path", type=str | None, help=weights)
+                own.add_argument("--ckpt_path", type=str | None, help=helping.OURS["ckpt_path"])
                 own.add_argument("--seed", type=NonNegativeInt, default=0, help="seed of the draws")
                 own.add_argument("--output", type=str | None, help="folder to write to; the run's folder by default")
                 # a training run's configuration has it
                 own.add_argument("--weights_only", type=bool | None, help=SUPPRESS)
                 self._own_settings: list[str] = own.add_class_arguments(study, fail_untyped=False)
+                helping.in_our_words(own)
             self._subcommand_parsers[name] = own
             listed.add_subcommand(name, own, help=(inspect.getdoc(study) or name).partition("\n")[0])
             own.prog = f"{PROGRAM} {self._given if name == self._word else name}"
@@ -80,6 +80,7 @@ class CLI(LightningCLI):
         if self._word in known and self._word != subcommand:  # listed, not filled: that takes a second
             return self.init_parser(**kwargs)
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        helping.in_our_words(parser)
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})  # EvaluationReport's table has the units and standard errors
         return parser

@@ -6,14 +6,16 @@ import itertools
 import re
 import sys
 import traceback
+from argparse import HelpFormatter
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 from jsonargparse import Namespace, _typehints
 from jsonargparse._typehints import ActionTypeHint, import_object
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lvm_lightning.command.environment import another_speaks
+from lvm_lightning.command.helping import ALL, HELP, has_groups, short_help
 from lvm_lightning.command.meeting import ENDED
 from lvm_lightning.command.older import new_setting
 from lvm_lightning.command.rules import is_no_value, nearest, rule_of
@@ -42,7 +44,12 @@ class Parser(LightningArgumentParser):
 
     Where another class takes the place of the one that a config or an earlier argument named, it starts from its own
     defaults: what was given before was the other class's, even where both have an argument of that name.
+
+    Attributes:
+        tells_all: whether the help tells all options, not a subcommand's own alone.
     """
+
+    tells_all: ClassVar[bool] = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -55,6 +62,10 @@ class Parser(LightningArgumentParser):
             return super().parse_args(*args, **kwargs)
         finally:
             _typehints.discard_init_args_on_class_path_change = kept
+
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        """The help, of a subcommand in sixty lines unless all is asked for."""
+        return super().format_help(formatter) if self.tells_all or not has_groups(self) else short_help(self)
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
         """As jsonargparse does, but it passes over what is null, and takes an infinite number for a number."""
@@ -75,7 +86,8 @@ class Parser(LightningArgumentParser):
             raise ex
         command = parser.prog.replace(" [options]", "")
         if not another_speaks():
-            print(f"{PROGRAM}: error: {mistake}; '{command} --help' lists the arguments", file=sys.stderr)
+            asked = ALL if has_groups(parser) else HELP
+            print(f"{PROGRAM}: error: {mistake}; '{command} {asked}' lists the arguments", file=sys.stderr)
         sys.exit(2)
 
 
