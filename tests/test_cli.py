@@ -117,7 +117,7 @@ def test_test_writes_labelled_quantities(after_fit: Run, capsys: pytest.CaptureF
     log_p, bound = quantities[0], quantities[3]
     assert (bound["kind"], bound["samples"], log_p["kind"]) == ("lower bound", 4, "exact")
     assert bound["value"] < log_p["value"]
-    assert scalars(RUN)["test/log_p_x_by_quadrature"] == pytest.approx([log_p["value"]])
+    assert scalars(RUN)["test/log_px"] == pytest.approx([log_p["value"]])
     assert after_fit(*arguments) == 0
     assert json.loads((RUN / "evaluation.json").read_text()) == content
     assert not (RUN / "evaluation.part").exists()

@@ -12,6 +12,7 @@ import torch
 from lvm_lightning.evaluation import Measured
 from lvm_lightning.evaluation.per_example import PER_EXAMPLE, REPORT, read_per_example
 from lvm_lightning.evaluation.report import FinishedBatches
+from lvm_lightning.evaluation.tags import tags_of
 from lvm_lightning.studies import Compare
 from lvm_lightning.support.errors import UserError
 from tests.command import SMALL_FIT
@@ -102,3 +103,36 @@ def test_a_damaged_part_is_measured_again(tmp_path: Path) -> None:
 def test_missing_values_are_no_values(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_per_example(tmp_path, {})
+
+
+def test_rows_meet_whatever_the_number_of_samples_is(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """The central experiment: one model and N = 2, 4, 8."""
+    arguments = [*SMALL_FIT[1:], "--trainer.max_steps", 1, "--trainer.limit_val_batches", 1]
+    folders = []
+    for number, N in enumerate((2, 4, 8)):
+        assert run("fit", *arguments, "--model.inner_samples", N, "--test_after_fit", "true") == 0
+        folders.append(Path(f"runs/prior_iwae/version_{number}"))
+    capsys.readouterr()
+    assert run("compare", *folders) == 0
+    table = capsys.readouterr().out
+    assert "—" not in table
+    (line,) = [line for line in table.splitlines() if line.startswith("bound  ")]
+    assert all(f"(J=1, N={N}, i.i.d.)" in line for N in (2, 4, 8))
+    assert line.count("unpaired") == 2
+
+
+NAMES = [
+    *["log p(x) by quadrature", "error of the quadrature", "bound (J=1, N=8, i.i.d.)", "log p(x) − bound", "ELBO"],
+    *["log p(x) ≥ L_2000 (fitted proposals)", "log p(x) ≥ L_5000", "active units", "Pareto k of the weights"],
+    *["importance-weighted bound L_4", "importance-weighted bound L_16", "θ*, the ELBO's maximum", "θ"],
+]
+
+
+def test_tags_do_not_depend_on_the_number_of_samples_and_are_all_different() -> None:
+    tags = tags_of(NAMES)
+    assert len(set(tags.values()) - {""}) == len(NAMES)
+    assert [tags[name] for name in NAMES[:5]] == ["log_px", "log_px_error", "bound", "gap", "elbo"]
+    assert tags["log p(x) ≥ L_5000"] == "iw_bound"
+    assert tags["log p(x) ≥ L_2000 (fitted proposals)"] != "log_px"  # it is known exactly
+    others = ["log p(x) ≥ L_500 (fitted proposals)", "error of L_500 (fitted proposals)", "KL(p(z) ‖ p(z|x))"]
+    assert list(tags_of(others).values()) == ["log_px", "log_px_error", "gap"]

@@ -179,7 +179,7 @@ def test_the_test_reports_labelled_bounds_in_order_below_log_p(case: str, tmp_pa
     assert shape.value < 1
     assert (lower.kind, kl.kind, exact.kind) == ("lower bound", "stochastic estimate", "exact")
     assert (tight.samples, trained.samples) == (5000, model.J * model.N)
-    assert logged["test/log_p_x_L_5000"] == pytest.approx(tight.value)
+    assert logged["test/iw_bound"] == pytest.approx(tight.value)
     assert {q.unit for q in (trained, lower, reconstruction, kl, tight, exact, gap)} == {"nats per image"}
     assert set(model.per_example) == {q.name for q in model.evaluation} - {units.name}
     assert (units.value, units.unit) == (2, "of 2 latent dimensions")

@@ -1,7 +1,6 @@
 """What every latent-variable LightningModule shares: optimiser, noise, and how a bound is raised, kept and reported."""
 
 import math
-import re
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -19,6 +18,7 @@ from lvm_lightning.evaluation import LOG_P, NATS, EvaluationSettings, Evaluator,
 from lvm_lightning.evaluation.evaluators import in_place, measure
 from lvm_lightning.evaluation.quadrature import Exact, quadrature_of
 from lvm_lightning.evaluation.report import FinishedBatches
+from lvm_lightning.evaluation.tags import tags_of
 from lvm_lightning.model import LatentVariableModel
 from lvm_lightning.modules.optimizing import LRSchedulerCallable, OptimizerCallable, make_optimizer, tell_of_schedule
 from lvm_lightning.modules.skipping import SkippingModule
@@ -228,7 +228,7 @@ class LatentVariableModule(SkippingModule, ABC):
         return measure(self._evaluators, self.model, self.propose, batch, self.noise, number)
 
     def on_test_epoch_end(self) -> None:
-        """Report all measurements, and what follows from them, as labelled quantities ``test/<name>``."""
+        """Report all measurements, and what follows from them, as labelled quantities; :func:`tags_of` names them."""
         found = self._gathered.all()
         for evaluator in self._evaluators:
             found |= {derived.name: derived for derived in evaluator.derive(found)}
@@ -237,6 +237,6 @@ class LatentVariableModule(SkippingModule, ABC):
         self.evaluation = [measured.quantity("test", self.units, self.IMAGES) for measured in scalars]
         self.per_example = {m.name: m.values for m in scalars if not m.constant and self.IMAGES is None}
         self._evaluators = []  # a decoded grid takes 400 MB
+        tags = tags_of(q.name for q in self.evaluation)
         for q in self.evaluation:
-            tag = "test/" + re.sub(r"[^A-Za-z0-9]+", "_", q.name).strip("_")
-            self.log_dict({tag: q.value, f"{tag}_stderr": q.stderr})
+            self.log_dict({f"test/{tags[q.name]}": q.value, f"test/{tags[q.name]}_stderr": q.stderr})

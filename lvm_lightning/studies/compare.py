@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from lvm_lightning.evaluation.per_example import PER_EXAMPLE, REPORT, read_per_example
 from lvm_lightning.evaluation.report import aligned, with_error
+from lvm_lightning.evaluation.tags import detail_of, label_of, tags_of
 from lvm_lightning.studies.base import FreeStudy
 from lvm_lightning.support import UserError
 
@@ -38,6 +39,7 @@ class Run:
 
     Attributes:
         quantities: what the test found, by name.
+        names: the same names by their tags, which do not depend on J, N and S.
         data: what the data say of themselves.
         per_example: each image's values, by name; None where the test has not kept them.
         note: why kept values are not taken, if they are not.
@@ -52,6 +54,7 @@ class Run:
         try:
             content = json.loads(file.read_text())
             self.quantities = {str(q["name"]): Found.of(q) for q in content["quantities"]}
+            self.names = {tag: name for name, tag in tags_of(self.quantities).items()}
             self.data = dict[str, Any](content["provenance"]["data"])
         except FileNotFoundError:
             raise UserError(f"RUN: no evaluation in {path}; run 'lvm-lightning test' on it first") from None
@@ -70,9 +73,9 @@ class Run:
 class Compare(FreeStudy):
     """Put the tests of two runs or more side by side, in one table.
 
-    A row for each quantity, a column for each run, and differences from the first. A difference has a paired standard
-    error where both runs kept each image's value (--evaluation.save_per_example true): most of the spread over images
-    is common to both, and cancels.
+    A row for each quantity, whatever J, N and S are, a column for each run, and differences from the first. A
+    difference has a paired standard error where both runs kept each image's value (--evaluation.save_per_example true):
+    most of the spread over images is common to both, and cancels.
 
     Args:
         run: folders of the runs.
@@ -95,10 +98,12 @@ class Compare(FreeStudy):
             require_same_data(runs[0], run)
         differences = [f"{run.path} − {runs[0].path}" for run in runs[1:]]
         rows = [["quantity", *(str(run.path) for run in runs), *differences, "images"]]
-        for name in dict.fromkeys(name for run in runs for name in run.quantities):
-            images = next(run.quantities[name].images for run in runs if name in run.quantities)
-            cells = [*(_cell(run, name) for run in runs), *(_difference(runs[0], run, name) for run in runs[1:])]
-            rows.append([name, *cells, f"{images:,}"])
+        for tag in dict.fromkeys(tag for run in runs for tag in run.names):
+            names = [run.names[tag] for run in runs if tag in run.names]
+            images = next(run.quantities[run.names[tag]].images for run in runs if tag in run.names)
+            label = label_of(tag, names)
+            cells = [*(_cell(run, tag, label) for run in runs), *(_difference(runs[0], run, tag) for run in runs[1:])]
+            rows.append([label, *cells, f"{images:,}"])
         return "\n".join([aligned(rows), *(f"\n{run.note}" for run in runs if run.note)])
 
 
@@ -117,8 +122,8 @@ def require_same_data(first: Run, other: Run) -> None:
     if key is not None:
         one, two = (f"{key} {run.data.get(key)!r} in {run.path}" for run in (first, other))
         raise UserError(f"RUN: the runs must be about the same data, got {one} and {two}; test both on one data set")
-    for name in first.quantities.keys() & other.quantities.keys():
-        counts = [run.quantities[name].images for run in (first, other)]
+    for tag in first.names.keys() & other.names.keys():
+        counts = [run.quantities[run.names[tag]].images for run in (first, other)]
         if counts[0] != counts[1]:
             one, two = (f"{n:,} in {run.path}" for n, run in zip(counts, (first, other), strict=True))
             raise UserError(
@@ -126,17 +131,20 @@ def require_same_data(first: Run, other: Run) -> None:
             )
 
 
-def _cell(run: Run, name: str) -> str:
-    q = run.quantities.get(name)
-    return "—" if q is None else with_error(q.value, q.stderr)
-
-
-def _difference(first: Run, other: Run, name: str) -> str:
-    """Value and standard error of other − first: paired, or "unpaired" where the images' values are not there."""
-    if name not in first.quantities or name not in other.quantities:
+def _cell(run: Run, tag: str, label: str) -> str:
+    """Value and standard error, and what the quantity's own name says beyond the label."""
+    if tag not in run.names:
         return "—"
-    a, b = ((run.per_example or {}).get(name) for run in (first, other))
+    q, detail = run.quantities[run.names[tag]], detail_of(run.names[tag], label)
+    return with_error(q.value, q.stderr) + (f" ({detail})" if detail else "")
+
+
+def _difference(first: Run, other: Run, tag: str) -> str:
+    """Value and standard error of other − first: paired, or "unpaired" where the images' values are not there."""
+    if tag not in first.names or tag not in other.names:
+        return "—"
+    a, b = ((run.per_example or {}).get(run.names[tag]) for run in (first, other))
     if a is not None and b is not None and len(a) > 1:
         return f"{with_error(float((b - a).mean()), float((b - a).std(ddof=1)) / math.sqrt(len(a)), '+')} paired"
-    p, q = first.quantities[name], other.quantities[name]
+    p, q = (run.quantities[run.names[tag]] for run in (first, other))
     return f"{with_error(q.value - p.value, math.hypot(p.stderr, q.stderr), '+')} unpaired"
