@@ -55,11 +55,21 @@ def _of_run(subcommand: str, run: Path, options: list[str]) -> list[str]:
     for i, word in enumerate(options[:-1]):
         if word == "--ckpt_path" and options[i + 1] in STATES:
             options[i + 1] = str(checkpoints / f"{options[i + 1]}.ckpt")
+    return ["--config", str(config), "--ckpt_path", str(state_of(run, subcommand)), *options]
+
+
+def state_of(run: Path, subcommand: str) -> Path:
+    """The checkpoint that a run stands for, or a checkpoint itself.
+
+    Raises:
+        UserError: if there is none.
+    """
+    checkpoints = run / "checkpoints"
     best = checkpoints / "best.ckpt"
     state = run if run.suffix == ".ckpt" else best if subcommand != "fit" and best.is_file() else checkpoints / LAST
     if not state.is_file():
         raise UserError(f"run: must have a checkpoint, got {run}, without {state}; train it with '{PROGRAM} fit'")
-    return ["--config", str(config), "--ckpt_path", str(state), *options]
+    return state
 
 
 def _config(given: str) -> str:

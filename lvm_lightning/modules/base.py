@@ -1,7 +1,7 @@
 """What every latent-variable LightningModule shares: optimiser, noise, and how a bound is raised, kept and reported."""
 
 import math
-from abc import ABC, abstractmethod
+from abc import ABC
 from typing import Any
 
 import torch
@@ -13,22 +13,20 @@ from torchmetrics.aggregation import CatMetric
 
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.data.protocol import Description, described, require, require_values
-from lvm_lightning.densities import Proposal
 from lvm_lightning.evaluation import LOG_P, NATS, EvaluationSettings, Evaluator, Gathered, Measured, Quantity
 from lvm_lightning.evaluation.evaluators import in_place, measure
 from lvm_lightning.evaluation.quadrature import Exact, quadrature_of
 from lvm_lightning.evaluation.report import FinishedBatches
 from lvm_lightning.evaluation.tags import tags_of
-from lvm_lightning.model import LatentVariableModel
+from lvm_lightning.modules.inferring import InferringModule
 from lvm_lightning.modules.optimizing import LRSchedulerCallable, OptimizerCallable, make_optimizer, tell_of_schedule
-from lvm_lightning.modules.skipping import SkippingModule
 from lvm_lightning.objectives import Objective
 from lvm_lightning.support.errors import NonFiniteError
 from lvm_lightning.support.randomness import Purpose, generator_for
 from lvm_lightning.support.values import REALS
 
 
-class LatentVariableModule(SkippingModule, ABC):
+class LatentVariableModule(InferringModule, ABC):
     """Abstract base: a model p(x, z), proposals q(z|x), and a bound to raise.
 
     Args:
@@ -37,7 +35,6 @@ class LatentVariableModule(SkippingModule, ABC):
         lr_scheduler: optimiser → learning-rate schedule, stepped once a training step; none keeps the rate.
     """
 
-    model: LatentVariableModel
     SAMPLES = 5000
     """S of a test's L_S, unless the settings say otherwise."""
     IMAGES: int | None = None
@@ -67,14 +64,6 @@ class LatentVariableModule(SkippingModule, ABC):
         """Seed of all noise, where it is not the run's."""
         self.val_bound = CatMetric(nan_strategy="disable")  # keep_bound looks, and says more
         self._gathered, self._evaluators = Gathered(), list[Evaluator]()
-
-    @abstractmethod
-    def propose(self, x: Tensor) -> Proposal:
-        """q(z|x) of each image, x ``(B, D)``."""
-
-    @abstractmethod
-    def evaluators(self) -> list[Evaluator]:
-        """What a test measures."""
 
     @property
     def units(self) -> dict[str, str]:

@@ -89,6 +89,10 @@ class LatentMixture(LatentVariableModule):
         known = hasattr(self.datamodule, "pixel_mean")
         return [Summation(), WithoutLatent(self.datamodule.pixel_mean())] if known else [Summation()]
 
+    def code(self, batch: Batch) -> Tensor:
+        """E[z|x], ``(B, K)``."""
+        return posterior_mean(self.model, batch.x)
+
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """For each image ``log_p`` ``(B,)`` in nats, E[z|x] as ``z_mean`` ``(B, K)``, and ``label`` ``(B,)``."""
         with self.full_precision():

@@ -175,6 +175,13 @@ class PriorIWAE(LatentVariableModule):
         """Let go of what was decoded: a grid takes 400 MB."""
         self._posterior = None
 
+    def code(self, batch: Batch) -> Tensor:
+        """E[z|x], ``(B, K)``: the prior as proposal says nothing of x."""
+        self.on_predict_start()
+        mean, _ = self._posterior_mean(batch, 0)
+        self.on_predict_end()
+        return mean
+
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """For each image, the trained bound and the posterior mean of z: by quadrature where K ≤ 2, else by sampling.
 
