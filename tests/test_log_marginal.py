@@ -13,7 +13,7 @@ from lvm_lightning.densities.priors import standard_normal_log_prob
 from lvm_lightning.evaluation import annealing
 from lvm_lightning.evaluation import closed_forms as exponential
 from lvm_lightning.evaluation.closed_forms import Problem
-from lvm_lightning.evaluation.diagnostics import effective_sample_size, pareto_shape
+from lvm_lightning.evaluation.diagnostics import effective_sample_size, heavy, pareto_shape
 from lvm_lightning.evaluation.quadrature import AdaptiveQuadrature, GridQuadrature
 from lvm_lightning.modules import ExponentialPosterior
 from lvm_lightning.objectives import iw_elbo
@@ -275,3 +275,8 @@ def test_widening_is_the_scale_of_q() -> None:
     q = DiagonalGaussian(torch.zeros(1, 1), torch.zeros(1, 1)).widened(2.0)
     expected = norm(0, 2).logpdf(0.7)
     assert float(q.stopped_log_prob(torch.tensor([[0.7]]))) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize(("samples", "most"), [(25, 0.2847), (100, 0.5), (500, 0.6295), (2000, 0.6971), (5000, 0.7)])
+def test_fewer_samples_forgive_less(samples: int, most: float) -> None:
+    assert heavy(samples) == pytest.approx(most, abs=1e-4)

@@ -13,10 +13,19 @@ ACTIVE = 0.01
 """Activity above which a latent dimension counts as active (Burda et al. 2016, appendix C)."""
 BLOCK = 500
 """Rows of the pairwise densities that are computed at a time."""
-HEAVY = 0.7
-"""Pareto shape above which an importance-sampling estimate of feasible size cannot be trusted (Vehtari et al. 2024)."""
 TAIL = 25
 """Samples that a tail shape needs."""
+
+
+def heavy(samples: int) -> float:
+    """Pareto shape above which an importance-sampling estimate from S samples cannot be trusted.
+
+        min(1 − 1/log₁₀ S, 0.7)
+
+    Reference:
+        Vehtari et al., Pareto Smoothed Importance Sampling, 2024, section 3.2.4.
+    """
+    return min(1 - 1 / math.log10(samples), 0.7)
 
 
 def activity(mean: Tensor) -> Tensor:

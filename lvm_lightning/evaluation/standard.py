@@ -10,7 +10,7 @@ from torch import Tensor
 from lvm_lightning.densities import Bernoulli
 from lvm_lightning.densities.likelihoods import CUT
 from lvm_lightning.evaluation import NATS, Evaluator, Given, Measured
-from lvm_lightning.evaluation.diagnostics import HEAVY, TAIL, active_units, effective_sample_size, pareto_shape
+from lvm_lightning.evaluation.diagnostics import TAIL, active_units, effective_sample_size, heavy, pareto_shape
 from lvm_lightning.objectives import Objective, elbo, iw_elbo
 
 EXACT, SUM = "log p(x) by quadrature", "log p(x) by summation"
@@ -89,13 +89,13 @@ class ImportanceWeighted(Evaluator):
         """
         if self.SHAPE not in found:
             return []
-        few = found[self.SIZE].values < self.samples / 2
-        heavy = float(((found[self.SHAPE].values > HEAVY) & few).double().mean())
-        if heavy <= 0.01:
+        few, most = found[self.SIZE].values < self.samples / 2, heavy(self.samples)
+        share = float(((found[self.SHAPE].values > most) & few).double().mean())
+        if share <= 0.01:
             return []
         return [
-            f"the importance weights of {heavy:.0%} of the images have Pareto k > {HEAVY}: there L_{self.samples} is "
-            f"still a lower bound, but may lie far below log p(x); {self.cure}"
+            f"the importance weights of {share:.0%} of the images have Pareto k > {most:.2g}: there L_{self.samples} "
+            f"is still a lower bound, but may lie far below log p(x); {self.cure}"
         ]
 
 
