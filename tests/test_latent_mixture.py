@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -156,11 +157,14 @@ def test_a_decoder_of_another_run_stays_as_it_is_and_its_mixture_is_tested(
 
 
 def test_a_run_that_goes_on_keeps_its_own_weights(base: Path, run: Run, tmp_path: Path) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole, parts, start = tmp_path / "whole", tmp_path / "parts", tmp_path / "start.ckpt"
+    shutil.copyfile(base / "checkpoints" / "best.ckpt", start)
     stop = ["--trainer.callbacks", "tests.small.SignalAt", "--trainer.callbacks.step", 17]
-    assert run(*small_mixture(base, "--trainer.logger.save_dir", whole)) == 0
-    assert run(*small_mixture(base, "--trainer.logger.save_dir", parts), *stop) == 143
-    assert run(*small_mixture(base, "--trainer.logger.save_dir", parts), "--ckpt_path", "last") == 0
+    own = ["--weights_from", start, "--trainer.logger.save_dir"]
+    assert run(*small_mixture(base), *own, whole) == 0
+    assert run(*small_mixture(base), *own, parts, *stop) == 143
+    start.unlink()  # it is not needed any more
+    assert run("fit", parts / "latent_mixture" / "version_0", "--trainer.callbacks", "null") == 0
     one, other = (
         read_checkpoint(f / "latent_mixture" / "version_0" / "checkpoints" / "last.ckpt")["state_dict"]
         for f in (whole, parts)

@@ -50,10 +50,8 @@ class CLI(LightningCLI):
         parser.set_defaults({f"checkpoint.{name}": value for name, value in best.items()})
         parser.add_lightning_class_args(pictures.Pictures, "pictures")
         parser.add_lightning_class_args(run_folder.EvaluationReport, "evaluation")
-        help_text = "whether fit goes on to test the model that it ends with, in the same process"
-        parser.add_argument("--test_after_fit", type=bool, default=False, help=help_text)
-        help_text = "checkpoint of another run, whose weights fit starts from where the model has them by name"
-        parser.add_argument("--weights_from", type=Path | None, help=help_text)
+        parser.add_argument("--test_after_fit", type=bool, default=False)
+        parser.add_argument("--weights_from", type=Path | None)
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         """Lightning's subcommands, and the studies."""
@@ -184,7 +182,8 @@ class CLI(LightningCLI):
             if self.subcommand == "fit" and not self._get(self.config_init, "test_after_fit"):
                 keys.remove("evaluation")
         start = self._get(self.config_init, "weights_from")
-        ours += [(WeightsFrom(start), True)] if start and self.subcommand == "fit" else []
+        if start and self.subcommand == "fit" and self._get(self.config, "ckpt_path") is None:  # else it has its own
+            ours.append((WeightsFrom(start), True))
         trainer.callbacks = runs.as_list(trainer.get("callbacks")) + [callback for callback, wanted in ours if wanted]
 
     def before_fit(self) -> None:

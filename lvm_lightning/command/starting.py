@@ -13,7 +13,7 @@ from lvm_lightning.support import PROGRAM, UserError
 class WeightsFrom(pl.Callback):
     """Start from the weights of a checkpoint that the model has by name: the model may be of another class.
 
-    What the checkpoint lacks starts as it would without. A run that goes on has its own weights already.
+    What the checkpoint lacks starts as it would without.
 
     Args:
         path: the checkpoint.
@@ -31,8 +31,6 @@ class WeightsFrom(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Behind ``setup``, which starts output biases and priors from the data."""
-        if trainer.ckpt_path is not None:
-            return
         own = pl_module.state_dict()
         shared = {name: weight for name, weight in self.weights.items() if name in own}
         for name, weight in shared.items():
@@ -44,6 +42,7 @@ class WeightsFrom(pl.Callback):
         if not shared:
             raise UserError(f"weights_from: must share weights with the model, got {self.path}, which has none of them")
         pl_module.load_state_dict(shared, strict=False)
+        self.weights = {}
         new = [name for name in own if name not in shared]
         rank_zero_info(
             f"{PROGRAM}: weights_from: {len(shared)} of {len(own)} tensors are those of {self.path}"
