@@ -104,6 +104,7 @@ def test_a_file_comes_before_a_config_of_its_name(tmp_path: Path, monkeypatch: p
     Path("jensen").touch()
     assert written_out(["fit", "--config", "jensen"]) == ["fit", "--config", "jensen"]
     assert written_out([]) == []
+    assert written_out(["--config", "jensen", "fit"]) == ["--config", "jensen", "fit"]  # told by the parser
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What a command line may leave out: a run stands for its config and its checkpoint, a name for one of our configs."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,8 +29,8 @@ def written_out(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: if a run lacks its config or its checkpoint, or there is no config of that name.
     """
-    if not arguments:
-        return []
+    if not arguments or arguments[0].startswith("-"):
+        return list(arguments)
     subcommand, *rest = arguments
     if rest and not rest[0].startswith("-"):
         rest = _of_run(subcommand, Path(expanded(rest[0])), rest[1:])
@@ -74,8 +75,7 @@ def state_of(run: Path, subcommand: str) -> Path:
 
 def _config(given: str) -> str:
     """The path of a config that is named; another path stays as it is."""
-    path = Path(expanded(given))
-    if path.exists() or path.suffix or len(path.parts) != 1:
+    if Path(expanded(given)).exists() or not re.fullmatch(r"[\w-]+", given):
         return given
     known = names_of_configs()
     if given not in known:
