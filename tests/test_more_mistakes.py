@@ -28,7 +28,7 @@ CONFIG_FILES: dict[str, tuple[str, str]] = {
         r"config: must be YAML, got own.yaml, line \d+: could not determine a constructor",
     ),
     "an alias that is not there": (TEXT.replace("*steps", "*step"), "got own.yaml, line .*undefined alias 'step'"),
-    "no for a word": (TEXT.replace("points: sobol", "points: no"), "model.points: must be iid or sobol.*, got False"),
+    "no for a word": (TEXT.replace("points: lattice", "points: no"), "model.points: must be iid or sobol.*, got False"),
     "a date for a number": (TEXT.replace("dim: 2", "dim: 2026-01-01"), "latent_dim: must be .*, got 2026-01-01"),
     "true for a number": (TEXT.replace("dim: 2", "dim: true"), "latent_dim: must be a whole number .*, got True"),
     "null for a number": (TEXT.replace("dim: 2", "dim: null"), "latent_dim: must be a whole number .*, got None"),
