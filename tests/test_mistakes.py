@@ -92,7 +92,9 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
     "seed of more than 64 bits": (["sample", *FIT[1:], "--seed", 2**70], 2, "seed: must be below 2"),
     "empty layer": ([*FIT, "--model.decoder.hidden", "[8, 0]"], 2, r"hidden: must be a list, each .*above 0, got \[8"),
     "layers in words": ([*FIT, "--model.decoder.hidden", "two"], 2, "model.decoder.hidden: must be a list, .*got two"),
-    "too many Sobol dimensions": ([*FIT, "--model.latent_dim", 30000], 2, "21,201 dimensions, got 30,000; set"),
+    "too many Sobol dimensions": (
+        [*FIT, "--model.points", "sobol", "--model.latent_dim", 30000], 2, "21,201 dimensions, got 30,000; set"
+    ),
     "another number of pixels": ([*FIT, "--model.data_dim", 10], 2, "data_dim: must be the 784 pixels .*got 10; set"),
     "a flag in words": ([*FIT, "--model.share_points", "maybe"], 2, "share_points: must be true or false, got maybe"),
     "rate": ([*FIT, "--model.optimizer.lr", -1], 2, "model.optimizer: Invalid learning rate: -1"),

@@ -323,7 +323,7 @@ def test_a_killed_process_takes_those_that_it_started_with_it(tmp_path: Path) ->
     assert killed.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("wrong", [["--model.inner_samples", "0"], ["--model.latent_dim", "30000"], ["--modle", "x"]])
+@pytest.mark.parametrize("wrong", [["--model.inner_samples", "0"], ["--model.roulette", "0.5"], ["--modle", "x"]])
 def test_of_several_processes_one_tells_a_mistake(wrong: list[str], tmp_path: Path) -> None:
     all_of_them = [running.wait() for running in start_two(tmp_path / "run", *wrong)]
     assert [finished.status for finished in all_of_them] == [2, 2]

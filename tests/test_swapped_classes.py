@@ -80,7 +80,7 @@ def required(choice: type) -> dict[str, Any]:
     given = ("self", "params", "optimizer", "parameters", "latent_dim", "dim", "in_features", "out_features")
     missing = [p for p in inspect.signature(choice).parameters.values() if p.default is p.empty]
     names = [p.name for p in missing if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name not in given]
-    return {name: {"save_dir": "x", "monitor": "y", "max_lr": 0.5}.get(name, 2) for name in names}
+    return {name: {"save_dir": "x", "path": "x", "monitor": "y", "max_lr": 0.5}.get(name, 2) for name in names}
 
 
 @pytest.mark.parametrize("name", CHOICES)

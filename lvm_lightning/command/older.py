@@ -13,6 +13,8 @@ NEW_SETTINGS = {
     "model.alpha": "model.bound, Renyi with its alpha (none for alpha 0)",
 }
 """What a setting was called → what it is called."""
+WITHOUT_BOUND = ("PriorIWAE", "GaussianVAE", "ExponentialPosterior")
+"""Modules that once had no argument for their bound."""
 WEIGHTS = ("prior.", "decoder.", "likelihood.")
 """What the name of a weight began with that is now one of the ``model.``'s."""
 
@@ -35,8 +37,9 @@ def migrate(checkpoint: dict[str, Any]) -> dict[str, Any]:
     Settings are renamed in this package's modules alone: in a user's own, ``alpha`` is what he says it is.
     """
     settings = _renamed(checkpoint.get("hyper_parameters", {}))
-    if str(settings.get("_class_path")).startswith("lvm_lightning.modules."):
-        if "bound" not in settings and "inner_samples" in settings:
+    package, _, name = str(settings.get("_class_path")).rpartition(".")
+    if package.startswith("lvm_lightning.modules"):
+        if "bound" not in settings and name in WITHOUT_BOUND:
             settings["bound"] = _bound(settings.get("alpha", 0.0))
         settings = {name: value for name, value in settings.items() if f"model.{name}" not in NEW_SETTINGS}
     weights = checkpoint["state_dict"]

@@ -22,8 +22,8 @@ from lvm_lightning.support.randomness import Rows
 Points = Literal["iid", "sobol", "lattice"]
 
 SOBOL_BITS = 30  # torch's SobolEngine writes its points with 30 binary digits
-MULTIPLIERS = 256
-"""How many lattices of a size are compared."""
+MULTIPLIERS, COORDINATES = 256, 2**27
+"""How many lattices of a size are compared, and how many coordinates all of them may have, which takes a second."""
 SHARED_FROM, SHARED_BY = 1024, 50
 """From so many draws on, so many neighbouring examples share them, and each is decoded once for all of them."""
 
@@ -98,7 +98,8 @@ def korobov(samples: int, dim: int) -> Tensor:
         u = (k.unsqueeze(1) * vector(a) % samples).double() / samples
         return float((1 + 2 * math.pi**2 / dim * (u * (u - 1) + 1 / 6)).prod(1).mean())
 
-    return vector(min(coprime[order[:MULTIPLIERS]].tolist(), key=error))
+    tried = max(1, min(MULTIPLIERS, COORDINATES // (samples * dim)))
+    return vector(min(coprime[order[:tried]].tolist(), key=error))
 
 
 def lattice_uniform(samples: int, batch: int, dim: int, generator: torch.Generator) -> Tensor:
