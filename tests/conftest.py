@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,18 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
         return main()
 
     return call
+
+
+def commands_in(folder: Path, *commands: Sequence[object]) -> None:
+    """Run commands in a folder, in this process; each must end well. For what the tests of a module share."""
+    from lvm_lightning.command.cli import main
+    from lvm_lightning.support.errors import PROGRAM
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for arguments in commands:
+            patch.setattr("sys.argv", [PROGRAM, *map(str, arguments)])
+            assert main() == 0
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lvm_lightning.evaluation import Quantity, table
 from tests.command import SMALL_FIT, command
-from tests.conftest import ROOT, Run, arrays
+from tests.conftest import ROOT, Run, arrays, commands_in
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 CONFIG = ROOT / "configs" / "prior_iwae.yaml"
@@ -29,12 +29,7 @@ RUN = Path("runs/prior_iwae/version_0")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the small model was trained once."""
     folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        from lvm_lightning.command.cli import main
-
-        patch.chdir(folder)
-        patch.setattr("sys.argv", ["lvm-lightning", *map(str, FIT)])
-        assert main() == 0
+    commands_in(folder, FIT)
     return folder
 
 

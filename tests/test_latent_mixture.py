@@ -17,7 +17,7 @@ from lvm_lightning.evaluation.summation import Summation, posterior_mean
 from lvm_lightning.modules import LatentMixture, PriorIWAE
 from lvm_lightning.networks import MLP
 from tests.command import SMALL_FIT
-from tests.conftest import ROOT, Run, arrays
+from tests.conftest import ROOT, Run, arrays, commands_in
 from tests.small import D, SmallImages, batch_of, images, small_trainer
 
 CONFIG = ROOT / "configs" / "latent_mixture.yaml"
@@ -110,13 +110,8 @@ def test_evaluators_that_do_not_fit_are_told_apart() -> None:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of a small prior-IWAE."""
-    from lvm_lightning.command.cli import main
-
     folder = tmp_path_factory.mktemp("base")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("sys.argv", ["lvm-lightning", *map(str, SMALL_FIT)])
-        assert main() == 0
+    commands_in(folder, SMALL_FIT)
     return folder / "runs" / "prior_iwae" / "version_0"
 
 
@@ -170,6 +165,17 @@ def test_a_run_that_goes_on_keeps_its_own_weights(base: Path, run: Run, tmp_path
         for f in (whole, parts)
     )
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_first_weights_stay_where_training_would_start_the_output_bias_from_the_data(
+    base: Path, run: Run, tmp_path: Path
+) -> None:
+    start = base / "checkpoints" / "last.ckpt"
+    still = ["--model.lr_scheduler", "null", "--model.optimizer.lr", "0.0", "--trainer.max_steps", 1]
+    assert run(*SMALL_FIT, *still, "--weights_from", start) == 0
+    path = tmp_path / "runs" / "prior_iwae" / "version_0" / "checkpoints" / "last.ckpt"
+    theirs, ours = (read_checkpoint(p)["state_dict"] for p in (start, path))
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
 
 
 def test_chains_are_refused(base: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,11 +12,11 @@ import torch
 import lvm_lightning
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.evaluation.quadrature import GridQuadrature
-from lvm_lightning.modules import GaussianVAE, LatentMixture, PriorIWAE, inferring
+from lvm_lightning.modules import GaussianVAE, LatentMixture, PriorIWAE, inferring, prior_iwae
 from lvm_lightning.networks import MLP
 from lvm_lightning.support import UserError
 from tests.command import SMALL_FIT
-from tests.conftest import arrays
+from tests.conftest import arrays, commands_in
 from tests.small import D, SmallImages, images
 
 
@@ -27,15 +27,9 @@ def small_network(fan_in: int, fan_out: int) -> MLP:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the command that was tested and has predicted."""
-    from lvm_lightning.command.cli import main
-
     folder = tmp_path_factory.mktemp("loaded")
     run = folder / "runs" / "prior_iwae" / "version_0"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for arguments in (SMALL_FIT, ["test", run], ["predict", run]):
-            patch.setattr("sys.argv", ["lvm-lightning", *map(str, arguments)])
-            assert main() == 0
+    commands_in(folder, SMALL_FIT, ["test", run], ["predict", run])
     return run
 
 
@@ -104,6 +98,52 @@ def test_every_family_answers(kind: str, latent_dim: int) -> None:
         with torch.no_grad():
             exact = GridQuadrature(model.model.decode, model.model.likelihood.log_prob, 2).measure(x)[0]
         torch.testing.assert_close(log_p.value, exact.double(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--model.prior", "FlowPrior"],
+        ["--model.prior", "VampPrior", "--model.prior.components", 5],
+        ["--model.posterior", "InverseAutoregressiveFlow"],
+        ["--model.likelihood", "Gaussian"],
+    ],
+)
+def test_a_run_of_every_prior_and_posterior_is_loaded(options: list[object], tmp_path: Path) -> None:
+    small = [word for word in SMALL_FIT[3:] if word not in ("--evaluation.spacing", 0.2)]
+    more = [
+        "--model.latent_dim",
+        3,
+        "--model.encoder.hidden",
+        "[8]",
+        "--model.inner_samples",
+        1,
+        "--model.kl_warmup_steps",
+        0,
+    ]
+    commands_in(tmp_path, ["fit", "--config", "burda_vae", *small, *more, *options, "--trainer.max_steps", 2])
+    (run,) = (tmp_path / "runs" / "burda_vae").iterdir()
+    model, x = lvm_lightning.load(run), images()
+    log_p = model.log_prob(x)
+    assert bool(log_p.value.isfinite().all())
+    assert log_p.name.endswith("(fitted proposals)")
+    assert model.encode(x).shape == (len(x), 3)
+    assert model.sample(2).x.shape == model.reconstruct(x[:2]).shape == (2, D)
+
+
+def test_the_grid_of_codes_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, made, original = PriorIWAE(data_dim=D, decoder=small_network), [], prior_iwae.posterior_grid
+
+    def posterior_grid(*arguments: Any) -> object:
+        made.append(1)
+        return original(*arguments)
+
+    whole = model.encode(images(25))
+    monkeypatch.setattr(inferring, "TOGETHER", 10)
+    monkeypatch.setattr(prior_iwae, "posterior_grid", posterior_grid)
+    torch.testing.assert_close(model.encode(images(25)), whole)
+    assert len(made) == 1
+    assert model._posterior is None  # it takes 400 MB
 
 
 def test_many_examples_are_measured_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

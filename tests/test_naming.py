@@ -12,19 +12,14 @@ from lvm_lightning.command.naming import written_out
 from lvm_lightning.studies.configs import CONFIGS, about, names_of_configs
 from lvm_lightning.support import UserError
 from tests.command import SMALL_FIT
-from tests.conftest import ROOT, Run
+from tests.conftest import ROOT, Run, commands_in
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of a small model by the name of its config."""
-    from lvm_lightning.command.cli import main
-
     folder = tmp_path_factory.mktemp("named")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("sys.argv", ["lvm-lightning", "fit", "--config", "prior_iwae", *map(str, SMALL_FIT[3:])])
-        assert main() == 0
+    commands_in(folder, ["fit", "--config", "prior_iwae", *SMALL_FIT[3:]])
     return folder / "runs" / "prior_iwae" / "version_0"
 
 

@@ -158,6 +158,25 @@ def test_the_published_rows_are_of_the_settings_that_stand() -> None:
     assert not rows
 
 
+def test_a_row_starts_from_the_weights_of_another_once_that_is_finished(
+    commands: list[list[str]], tmp_path: Path
+) -> None:
+    place = reproduce.Place(tmp_path / "second", None)
+    second = row(name="second", weights_of="small", overrides=[*SMALL[2:], "--model.optimizer.lr", "1e-4"])
+    with pytest.raises(
+        reproduce.RowError, match="starts from the weights of small, which is not finished; run it first"
+    ):
+        reproduce.run(second, place)
+    assert not commands
+    reproduce.run(row(), reproduce.Place(tmp_path / "small", None))
+    reproduce.run(second, place)
+    best = str(tmp_path / "small" / "checkpoints" / "best.ckpt")
+    assert commands[2][-2:] == ["--weights_from", best]
+    assert "--weights_from" not in commands[0] + commands[1] + commands[3]
+    with pytest.raises(reproduce.RowError, match="holds the run of another row"):
+        reproduce.run(row(name="second", overrides=second.overrides), place)
+
+
 def test_a_row_that_was_stopped_before_its_first_checkpoint_starts_anew(
     commands: list[list[str]], tmp_path: Path
 ) -> None:

@@ -62,7 +62,7 @@ class CLI(LightningCLI):
             own = self.init_parser(description=inspect.getdoc(study))
             if name == self._word:
                 self._add_arguments(own)
-                own.add_argument("--ckpt_path", type=str | None, help=helping.OURS["ckpt_path"])
+                own.add_argument("--ckpt_path", type=str | None)
                 own.add_argument("--seed", type=NonNegativeInt, default=0, help="seed of the draws")
                 own.add_argument("--output", type=str | None, help="folder to write to; the run's folder by default")
                 # a training run's configuration has it

@@ -43,10 +43,10 @@ def tags_of(names: Iterable[str]) -> dict[str, str]:
 
 def label_of(tag: str, names: Iterable[str]) -> str:
     """What the quantities of a tag are called in several tests: by their name where they share it."""
-    different = list(dict.fromkeys(names))
-    return (
-        different[0] if len(different) == 1 else SAME[tag].label if tag in SAME else re.sub(r" \(.*", "", different[0])
-    )
+    first, *others = dict.fromkeys(names)
+    if not others:
+        return first
+    return SAME[tag].label if tag in SAME else first.partition(" (")[0]
 
 
 def detail_of(name: str, label: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -175,12 +175,17 @@ class PriorIWAE(LatentVariableModule):
         """Let go of what was decoded: a grid takes 400 MB."""
         self._posterior = None
 
-    def code(self, batch: Batch) -> Tensor:
-        """E[z|x], ``(B, K)``: the prior as proposal says nothing of x."""
+    def encode(self, x: Any) -> Tensor:
+        """E[z|x], ``(n, K)``: the prior as proposal says nothing of x. What finds it serves all examples."""
         self.on_predict_start()
-        mean, _ = self._posterior_mean(batch, 0)
-        self.on_predict_end()
-        return mean
+        try:
+            return super().encode(x)
+        finally:
+            self.on_predict_end()
+
+    def code(self, batch: Batch) -> Tensor:
+        """E[z|x] of a batch, ``(B, K)``."""
+        return self._posterior_mean(batch, 0)[0]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """For each image, the trained bound and the posterior mean of z: by quadrature where K ≤ 2, else by sampling.
