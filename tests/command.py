@@ -22,7 +22,7 @@ STEPS = 30
 SMALL_FIT: list[object] = [
     *["fit", "--config", ROOT / "configs" / "prior_iwae.yaml", "--data", "tests.small.SmallImages"],
     *["--data.batch_size", 50, "--data.eval_batch_size", 50, "--model.data_dim", 12, "--model.decoder.hidden", "[8]"],
-    *["--model.inner_samples", 4, "--model.lr_scheduler.total_steps", STEPS, "--trainer.max_steps", STEPS],
+    *["--model.inner_samples", 4, "--trainer.max_steps", STEPS],
     *["--trainer.log_every_n_steps", 3, "--trainer.val_check_interval", 5, "--pictures.side", 1],
     *["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"],
     *["--evaluation.spacing", 0.2],

@@ -61,7 +61,7 @@ KEYS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
             "model.likelihood": words("Bernoulli", "Gaussian", "PixelwiseGaussian"),
         },
         **{"model.estimator": words("pathwise", "sticking_the_landing", "doubly_reparameterised")},
-        **{"model.decoder_bound": words("same", "pooled"), "model.kl_warmup_steps": COUNTS},
+        **{"model.decoder_bound": words("same", "pooled"), "model.kl_warmup": NUMBERS},
         **{"model.posterior": words("GaussianPosterior", "InverseAutoregressiveFlow"), "evaluation.widen": NUMBERS},
         **{"model.prior": words("StandardNormal", "FlowPrior"), "model.output_bias": words("pixel_means", "zero")},
         **{"model.encoder.init_args.hidden": st.lists(COUNTS, max_size=3), "model.encoder": ANYTHING},

@@ -44,7 +44,9 @@ def small_flow(latent_dim: int) -> InverseAutoregressiveFlow:
 def small_vae(**options: Any) -> GaussianVAE:
     torch.manual_seed(0)
     defaults: dict[str, Any] = {"latent_dim": K, "data_dim": D, "encoder": network, "decoder": network}
-    return GaussianVAE(**(defaults | options))
+    model = GaussianVAE(**(defaults | options))
+    model.training_steps = 10  # as a trainer would say
+    return model
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -107,7 +109,7 @@ def test_the_encoders_mean_gradient_is_the_estimators_common_one(case: str) -> N
 def test_warm_up_and_free_bits_change_the_loss_and_never_the_bound() -> None:
     x = batch_of(images(6))
     plain = small_vae().training_step(x, 0)
-    warm = small_vae(kl_warmup_steps=10).training_step(x, 0)
+    warm = small_vae(kl_warmup=1.0).training_step(x, 0)
     free = small_vae(free_bits=3.0).training_step(x, 0)
     for output in (warm, free):
         assert torch.equal(output["bound"], plain["bound"])
@@ -128,14 +130,14 @@ def test_the_warm_up_ends(tmp_path: Path) -> None:
             weights.append(self.kl_weight)
             return super().training_step(batch, batch_idx)
 
-    model = Watched(latent_dim=K, data_dim=D, encoder=network, decoder=network, kl_warmup_steps=4)
+    model = Watched(latent_dim=K, data_dim=D, encoder=network, decoder=network, kl_warmup=2 / 3)
     small_trainer(tmp_path, max_steps=6, limit_val_batches=0).fit(model, SmallImages(batch_size=100))
     assert weights == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
 
 
 def test_validation_reports_the_bound_and_not_the_loss(tmp_path: Path) -> None:
     reported = []
-    for options in ({}, {"kl_warmup_steps": 1000}, {"free_bits": 2.0}):
+    for options in ({}, {"kl_warmup": 1.0}, {"free_bits": 2.0}):
         trainer = small_trainer(tmp_path)
         (result,) = trainer.validate(small_vae(**options), SmallImages(), verbose=False)
         reported.append(result)

@@ -74,7 +74,8 @@ def test_examples_are_tensors_or_arrays_of_images_rows_or_one(dtype: type) -> No
     array: Any = x.numpy().astype(dtype)
     given: list[object] = [array, array.reshape(-1, 4, 3), torch.from_numpy(array)]
     for examples in given:
-        torch.testing.assert_close(model.log_prob(examples).value, expected)
+        # float32 inside: a processor sums differently where the memory of x is aligned differently
+        torch.testing.assert_close(model.log_prob(examples).value, expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(model.log_prob(x[0]).value, expected[:1], atol=1e-4, rtol=0)
 
 
@@ -118,7 +119,7 @@ def test_a_run_of_every_prior_and_posterior_is_loaded(options: list[object], tmp
         "[8]",
         "--model.inner_samples",
         1,
-        "--model.kl_warmup_steps",
+        "--model.kl_warmup",
         0,
     ]
     commands_in(tmp_path, ["fit", "--config", "burda_vae", *small, *more, *options, "--trainer.max_steps", 2])

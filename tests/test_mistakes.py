@@ -18,6 +18,8 @@ CONFIGS = ROOT / "configs"
 CONFIG = CONFIGS / "prior_iwae.yaml"
 FIT = ["fit", "--config", CONFIG]
 VAE = ["fit", "--config", CONFIGS / "burda_iwae.yaml"]
+CYCLE = [*FIT, "--model.lr_scheduler", "torch.optim.lr_scheduler.OneCycleLR", "--model.lr_scheduler.max_lr"]
+TOTAL = ["--model.lr_scheduler.total_steps"]
 TEST = ["test", *SMALL_FIT[1:], "--ckpt_path"]
 RUN = Path("runs/prior_iwae/version_0")
 LAST = RUN / "checkpoints/last.ckpt"
@@ -100,9 +102,12 @@ WRONG: dict[str, tuple[list[object], int, str]] = {
     "rate": ([*FIT, "--model.optimizer.lr", -1], 2, "model.optimizer: Invalid learning rate: -1"),
     "rate in words": ([*FIT, "--model.optimizer.lr", "fast"], 2, "model.optimizer.lr: must be a number .*got fast"),
     "betas": ([*FIT, "--model.optimizer.betas", "[2, 3]"], 2, "model.optimizer: Invalid beta .*2.0"),
-    "rate of the schedule": ([*FIT, "--model.lr_scheduler.max_lr", -1], 2, "lr_scheduler: .* 0 or more, got -0.04"),
-    "empty schedule": ([*FIT, "--model.lr_scheduler.total_steps", 0], 2, "lr_scheduler: .*total_steps, but got 0"),
-    "too short a schedule": ([*FIT, "--trainer.max_steps", 9999], 2, "lr_scheduler: .* 9,999 .*got 1,250; set both"),
+    "rate of the schedule": ([*CYCLE, -1, *TOTAL, 1250], 2, "lr_scheduler: .* 0 or more, got -0.04"),
+    "empty schedule": ([*CYCLE, 0.01, *TOTAL, 0], 2, "lr_scheduler: .*total_steps, but got 0"),
+    "too short a schedule": ([*CYCLE, 0.01, *TOTAL, 9], 2, "lr_scheduler: .* 1,250 .*got 9; set both"),
+    "a share of the training": (
+        [*FIT, "--model.lr_scheduler.warmup", 1.5], 2, "lr_scheduler.warmup: must be a number from 0 to 1, got 1.5"
+    ),
     "order of the ELBO": (
         [*VAE, "--model.bound", "Renyi", "--model.bound.alpha", 1], 2, r"alpha: must be in \[0, 1\), got 1; the limit"
     ),

@@ -27,7 +27,7 @@ CONFIG_FILES: dict[str, tuple[str, str]] = {
         TEXT.replace("latent_dim: 2", "latent_dim: !!python/object/apply:os.system ['touch was_run']"),
         r"config: must be YAML, got own.yaml, line \d+: could not determine a constructor",
     ),
-    "an alias that is not there": (TEXT.replace("*steps", "*step"), "got own.yaml, line .*undefined alias 'step'"),
+    "an alias that is not there": (TEXT.replace("max_steps: 1250", "max_steps: *step"), "got own.yaml, line .*undefined alias 'step'"),
     "no for a word": (TEXT.replace("points: lattice", "points: no"), "model.points: must be iid or sobol.*, got False"),
     "a date for a number": (TEXT.replace("dim: 2", "dim: 2026-01-01"), "latent_dim: must be .*, got 2026-01-01"),
     "true for a number": (TEXT.replace("dim: 2", "dim: true"), "latent_dim: must be a whole number .*, got True"),
@@ -75,7 +75,7 @@ ARGUMENTS: dict[str, tuple[list[object], str]] = {
     "epochs": ([*FIT, "--trainer.max_epochs", -2], "max_epochs: must be -1 or a whole number from 0 on, got -2"),
     "epochs between validations": ([*FIT, "--trainer.check_val_every_n_epoch", 0], "n_epoch: must be .*above 0, got 0"),
     "a layer below 0": ([*VAE, "--model.encoder.hidden", "[-1]"], r"encoder.hidden: must be a list, .*got \[-1\]"),
-    "warm-up": ([*VAE, "--model.kl_warmup_steps", -1], "kl_warmup_steps: must be a whole number from 0 on, got -1"),
+    "warm-up": ([*VAE, "--model.kl_warmup", -1], "kl_warmup: must be a number from 0 to 1, got -1"),
     "no observations": ([*EXPONENTIAL, "--data.n", 0], "data.n: must be a whole number above 0, got 0"),
     # numbers
     "an infinite rate in digits": ([*FIT, "--model.optimizer.lr", "1e400"], "lr: must be a finite number, got inf"),

@@ -37,7 +37,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "posterior": InverseAutoregressiveFlow,
         "prior": lambda K: VampPrior(K, 4),
     },
-    "free bits and warm-up": {"outer_samples": 6, "free_bits": 0.3, "kl_warmup_steps": 10},
+    "free bits and warm-up": {"outer_samples": 6, "free_bits": 0.3, "kl_warmup": 1.0},
 }
 
 
@@ -50,6 +50,7 @@ def small(kind: str) -> LatentVariableModule:
         )
     else:
         model = GaussianVAE(latent_dim=2, data_dim=D, encoder=network, decoder=network, **MODELS[kind])
+    model.training_steps = 10  # as a trainer would say: a warm-up of 10 steps
     return model.double()
 
 

@@ -67,7 +67,7 @@ PRIOR: dict[str, dict[str, Any]] = {
 VAE: dict[str, dict[str, Any]] = {
     "IWAE": {"inner_samples": 50},
     "VAE": {},
-    "doubly reparameterised": {"inner_samples": 50, "estimator": "doubly_reparameterised", "kl_warmup_steps": 10},
+    "doubly reparameterised": {"inner_samples": 50, "estimator": "doubly_reparameterised", "kl_warmup": 1.0},
     "pooled": {"outer_samples": 5, "inner_samples": 10, "decoder_bound": "pooled", "roulette": 0.05},
     "softplus": {"inner_samples": 8, "posterior": lambda K: GaussianPosterior(K, "softplus")},
     "flows": {"inner_samples": 8, "posterior": InverseAutoregressiveFlow, "prior": FlowPrior},
@@ -81,7 +81,9 @@ def model_of(kind: str) -> LatentVariableModule:
     torch.manual_seed(0)
     if kind in PRIOR:
         return sharp(PriorIWAE(**({"decoder": network} | PRIOR[kind])))
-    return sharp(GaussianVAE(latent_dim=8, encoder=network, decoder=network, **VAE[kind]))
+    model = sharp(GaussianVAE(latent_dim=8, encoder=network, decoder=network, **VAE[kind]))
+    model.training_steps = 10  # as a trainer would say: a warm-up of 10 steps
+    return model
 
 
 @pytest.mark.parametrize("kind", [*PRIOR, *VAE])

@@ -229,7 +229,7 @@ def test_the_command_takes_a_data_module_of_a_users_own(
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
     arguments = ["--config", ROOT / "configs" / "prior_iwae.yaml", "--data", f"tests.digits.{data}", *few, *quiet]
     arguments += ["--trainer.log_every_n_steps", 2]
-    steps = ["--trainer.max_steps", 4, "--model.lr_scheduler.total_steps", 4, "--trainer.val_check_interval", 2]
+    steps = ["--trainer.max_steps", 4, "--trainer.val_check_interval", 2]
     if data == "SilentDigits":
         assert run("fit", *arguments, *steps) != 0
         message = "needs a data module with pixel_mean(), got SilentDigits; set output_bias to 'zero'"

@@ -14,7 +14,7 @@ from tests.test_arrays import digits
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 FEWER: list[object] = [
-    *["--trainer.max_steps", 4, "--model.lr_scheduler.total_steps", 4, "--trainer.val_check_interval", 2],
+    *["--trainer.max_steps", 4, "--trainer.val_check_interval", 2],
     *["--model.decoder.hidden", "[8]", "--trainer.limit_val_batches", 1, "--trainer.limit_test_batches", 1],
     *["--trainer.log_every_n_steps", 1, "--evaluation.spacing", 0.2, "--trainer.enable_progress_bar", "false"],
 ]

@@ -104,11 +104,12 @@ BOUNDS = {"L_N": iw_elbo, "Rényi": Renyi(0.5), "CUBO": CUBO(2), "jackknife": Ja
 def test_the_gradient_is_that_of_all_samples(
     J: int, N: int, estimator: Estimator, decoder_bound: DecoderBound, bound: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for warmup in (0, 5):  # a KL weight of 1, and of 0.2
+    for warmup in (0, 0.5):  # a KL weight of 1, and of 0.2
         model = vae(
             outer_samples=J, inner_samples=N, bound=BOUNDS[bound], estimator=estimator, decoder_bound=decoder_bound,
-            kl_warmup_steps=warmup,
+            kl_warmup=warmup,
         )  # fmt: skip
+        model.training_steps = 10
         expected = gradient(model, batch())
         monkeypatch.setattr(steps, "LEAST", 1)
         assert distance(gradient(model, batch()), expected) < 1e-5

@@ -10,6 +10,7 @@ NEW_SETTINGS = {
     "model.test_samples": "evaluation.samples",
     "model.test_widen": "evaluation.widen",
     "model.quadrature_spacing": "evaluation.spacing",
+    "model.kl_warmup_steps": "model.kl_warmup, a share of the training",
     "model.alpha": "model.bound, Renyi with its alpha (none for alpha 0)",
 }
 """What a setting was called → what it is called."""

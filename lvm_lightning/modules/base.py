@@ -60,6 +60,8 @@ class LatentVariableModule(InferringModule, ABC):
         """Where the results of finished test batches are kept, so that a test that was killed can go on."""
         self.logs_bound = True
         """Whether training steps log their bound; a callback that logs it at less cost says no."""
+        self.training_steps: float = 0
+        """Steps of the training, once there is one; infinite where it has no end."""
         self.noise_seed: int | None = None
         """Seed of all noise, where it is not the run's."""
         self.val_bound = CatMetric(nan_strategy="disable")  # keep_bound looks, and says more
@@ -127,7 +129,7 @@ class LatentVariableModule(InferringModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, and its schedule by the step."""
-        steps = self.trainer.estimated_stepping_batches
+        steps = self.training_steps = self.trainer.estimated_stepping_batches
         optimizer, scheduler = self.make_optimizer(steps)
         if scheduler is None:
             return optimizer

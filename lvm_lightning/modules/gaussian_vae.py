@@ -33,8 +33,9 @@ from lvm_lightning.modules.optimizing import (
     start_output_bias,
 )
 from lvm_lightning.networks import MLP
+from lvm_lightning.networks.schedules import steps_of_share
 from lvm_lightning.objectives import BoundArgument, DecoderBound, Estimator, Objective, iw_elbo
-from lvm_lightning.support.argtypes import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt
+from lvm_lightning.support.argtypes import ClosedUnitInterval, NonNegativeFloat, PositiveInt
 from lvm_lightning.support.portions import mean_in_portions
 from lvm_lightning.support.randomness import Rows, normal_noise
 from lvm_lightning.support.skipping import Skipping
@@ -78,7 +79,7 @@ class GaussianVAE(LatentVariableModule):
             no value. Sticking the landing is biased when N > 1.
         decoder_bound: ``same`` as the encoder's, or ``pooled``: the decoder climbs the bound of all J·N samples in one
             logarithm while the encoder climbs the mean of J bounds (PIWAE).
-        kl_warmup_steps: steps over which the loss's weight of (log p(z) − log q(z|x)) rises to 1; 0 is none.
+        kl_warmup: share of the training in which the loss's weight of (log p(z) − log q(z|x)) rises to 1; 0 is none.
         free_bits: λ in nats per latent dimension: the loss takes max(λ, KL_k) for each dimension's mean KL over the
             batch. Like the warm-up it changes the loss alone; every number that is logged is the bound.
         roulette: samples with less than this share of an example's weight enter the gradient at random, and count for
@@ -112,7 +113,7 @@ class GaussianVAE(LatentVariableModule):
         bound: BoundArgument = iw_elbo,
         estimator: Estimator = "pathwise",
         decoder_bound: DecoderBound = "same",
-        kl_warmup_steps: NonNegativeInt = 0,
+        kl_warmup: ClosedUnitInterval = 0.0,
         free_bits: NonNegativeFloat = 0.0,
         roulette: ClosedUnitInterval = 0.0,
         encoder: NetworkCallable = MLP,
@@ -133,7 +134,7 @@ class GaussianVAE(LatentVariableModule):
         )
         self.save_hyperparameters()
         self.forget_callables()
-        self.output_bias, self.kl_warmup_steps, self.free_bits = output_bias, kl_warmup_steps, free_bits
+        self.output_bias, self.kl_warmup, self.free_bits = output_bias, kl_warmup, free_bits
         self.roulette = roulette
         p_z, p_x, self.posterior = prior(latent_dim), likelihood(), posterior(latent_dim)
         self.encoder = encoder(data_dim, self.posterior.features)
@@ -192,7 +193,8 @@ class GaussianVAE(LatentVariableModule):
     @property
     def kl_weight(self) -> float:
         """Weight of (log p(z) − log q(z|x)) in this step's loss."""
-        return min(1.0, (self.global_step + 1) / self.kl_warmup_steps) if self.kl_warmup_steps else 1.0
+        rising = steps_of_share(self.kl_warmup, self.training_steps, "kl_warmup")
+        return min(1.0, (self.global_step + 1) / rising) if rising else 1.0
 
     def _free_bits_penalty(self, features: Tensor) -> Tensor | float:
         """Σ_k max(λ, KL_k) − KL_k: what free bits add to the loss. KL_k is the mean over all processes' images."""

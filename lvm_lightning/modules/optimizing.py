@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lvm_lightning.data.protocol import pixel_mean
+from lvm_lightning.networks.schedules import TrainingSchedule
 
 OptimizerCallable = Callable[[Iterable[Parameter]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
@@ -36,8 +37,8 @@ def make_optimizer(
     """The optimiser and its schedule, for that many training steps.
 
     Raises:
-        ValueError: if torch refuses their arguments, if a rate is negative, or if the schedule is shorter than the
-            training: torch would stop it in the middle.
+        ValueError: if torch refuses their arguments, if a rate is negative, if the schedule is shorter than the
+            training: torch would stop it in the middle, or if it spans a training that has no end.
     """
     require_callables(optimizer=optimizer_of)
     try:
@@ -50,6 +51,8 @@ def make_optimizer(
         schedule = schedule_of(optimizer)
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
         raise ValueError(f"lr_scheduler: {error}") from error
+    if isinstance(schedule, TrainingSchedule):
+        schedule.train_for(steps)
     scheduled, rate = getattr(schedule, "total_steps", math.inf), schedule.get_last_lr()[0]
     if not rate >= 0:
         raise ValueError(f"lr_scheduler: must start at a rate of 0 or more, got {rate:g}")
@@ -64,16 +67,17 @@ def make_optimizer(
 def tell_of_schedule(optimizer: Optimizer, schedule: LRScheduler, steps: float) -> None:
     """A line where a schedule overrides the optimiser's rate, or is longer than the training."""
     name, asked = type(schedule).__name__, optimizer.defaults["lr"]
-    peak, scheduled = optimizer.param_groups[0].get("max_lr", asked), getattr(schedule, "total_steps", steps)
+    peak = optimizer.param_groups[0].get("max_lr", asked)
+    scheduled = getattr(schedule, "total_steps", getattr(schedule, "T_max", steps))
     if peak != asked:
         rank_zero_info(
             f"note: lr_scheduler: {name}'s max_lr of {peak:g} takes the place of optimizer.lr, {asked:g}; set both to "
-            "the same rate"
+            "the same rate, or use lvm_lightning.networks.OneCycle"
         )
     if scheduled > steps:
         rank_zero_info(
             f"note: lr_scheduler: the training ends after {steps:,.0f} of the {scheduled:,} steps of {name}, before "
-            f"the rate has come down; set total_steps to {steps:.0f}"
+            f"the rate has come down; the schedules of lvm_lightning.networks span the training"
         )
 
 

@@ -1,6 +1,13 @@
 """What every room may use: files, errors, argument types, randomness, portions; it knows nothing else here."""
 
-from lvm_lightning.support.argtypes import NonNegativeFloat, NonNegativeInt, OrUnlimited, PositiveFloat, PositiveInt
+from lvm_lightning.support.argtypes import (
+    ClosedUnitInterval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OrUnlimited,
+    PositiveFloat,
+    PositiveInt,
+)
 from lvm_lightning.support.errors import PROGRAM, STOP, NonFiniteError, Stopped, UserError, debugging, one_line
 from lvm_lightning.support.files import free_bytes, replacing, write_arrays
 from lvm_lightning.support.randomness import Purpose, Rows, generator_for
