@@ -27,7 +27,7 @@ CONFIG_FILES: dict[str, tuple[str, str]] = {
         TEXT.replace("latent_dim: 2", "latent_dim: !!python/object/apply:os.system ['touch was_run']"),
         r"config: must be YAML, got own.yaml, line \d+: could not determine a constructor",
     ),
-    "an alias that is not there": (TEXT.replace("max_steps: 1250", "max_steps: *step"), "got own.yaml, line .*undefined alias 'step'"),
+    "an alias that is not there": (TEXT.replace("1250", "*step"), "got own.yaml, line .*undefined alias 'step'"),
     "no for a word": (TEXT.replace("points: lattice", "points: no"), "model.points: must be iid or sobol.*, got False"),
     "a date for a number": (TEXT.replace("dim: 2", "dim: 2026-01-01"), "latent_dim: must be .*, got 2026-01-01"),
     "true for a number": (TEXT.replace("dim: 2", "dim: true"), "latent_dim: must be a whole number .*, got True"),
