@@ -2,3 +2,4 @@
 
 from lvm_lightning.data.arrays import ArrayImages
 from lvm_lightning.data.datamodules import ExponentialObservations, StaticMNIST
+from lvm_lightning.data.omniglot import Omniglot
