@@ -1,5 +1,6 @@
 """OMNIGLOT from a file laid out by hand, under the configs of MNIST; FashionMNIST too."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from scipy.io import savemat
 from lvm_lightning.data import Omniglot
 from lvm_lightning.data.mnist import DataFileError
 from lvm_lightning.data.omniglot import FILE, VALIDATION
-from tests.conftest import commands_in
 from tests.test_data import idx_folder
 
 N, TEST = VALIDATION + 300, VALIDATION + 1
@@ -60,7 +60,9 @@ def test_half_grey_is_drawn_once_or_afresh(folder: Path) -> None:
 
 @pytest.mark.parametrize("config", ["prior_iwae", "burda_vae"])
 @pytest.mark.parametrize("source", ["omniglot", "FashionMNIST"])
-def test_a_config_of_mnist_takes_it_by_one_override(config: str, source: str, folder: Path, tmp_path: Path) -> None:
+def test_a_config_of_mnist_takes_it_by_one_override(
+    config: str, source: str, folder: Path, tmp_path: Path, run: Callable[..., int]
+) -> None:
     idx_folder(tmp_path / "files" / "FashionMNIST" / "raw", 10_300, 20)
     where = ["--data", "Omniglot", "--data.folder", folder]
     if source == "FashionMNIST":
@@ -76,9 +78,9 @@ def test_a_config_of_mnist_takes_it_by_one_override(config: str, source: str, fo
         150,
     ]
     quiet = ["--trainer.enable_progress_bar", "false", "--pictures.side", 2, "--trainer.limit_val_batches", 1]
-    commands_in(tmp_path, ["fit", "--config", config, *where, *small, *quiet])
-    (run,) = (tmp_path / "runs" / config).iterdir()
-    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert run("fit", "--config", config, *where, *small, *quiet) == 0
+    (made,) = (tmp_path / "runs" / config).iterdir()
+    assert (made / "checkpoints" / "last.ckpt").is_file()
 
 
 @pytest.mark.parametrize(
