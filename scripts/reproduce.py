@@ -34,7 +34,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lvm_lightning.command.checkpoints import read_checkpoint
-from lvm_lightning.evaluation.report import digest_of, write_json
+from lvm_lightning.evaluation.plain import digest_of, write_json
 from lvm_lightning.support.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent

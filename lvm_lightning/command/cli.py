@@ -25,16 +25,10 @@ from lvm_lightning.command.paths import expand_paths, expanded
 from lvm_lightning.command.rules import nearest
 from lvm_lightning.command.runs import SaveRunConfig, process_rank
 from lvm_lightning.command.trainer import Trainer
+from lvm_lightning.command.words import COMMAND
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.studies import FREE_STUDIES, STUDIES, FreeStudy, Study
 from lvm_lightning.support import PROGRAM, STOP, Stopped, UserError, debugging, one_line
-
-DESCRIPTION = (
-    f"Latent-variable models on PyTorch Lightning. '{PROGRAM} configs' lists what can be trained, as in '{PROGRAM} fit "
-    f"--config prior_iwae'; '{PROGRAM} test RUN' measures a run in its folder, '{PROGRAM} fit RUN' goes on with it, "
-    f"'{PROGRAM} compare RUN RUN …' puts runs side by side. '{PROGRAM} log_space' shows why log space, '{PROGRAM} "
-    f"my_module.MyStudy' runs a study of your own."
-)
 
 
 def main() -> int:
@@ -68,7 +62,7 @@ def main() -> int:
                 datamodule_class=pl.LightningDataModule,
                 subclass_mode_data=True,
                 parser_class=Parser,
-                parser_kwargs={"prog": PROGRAM, "description": DESCRIPTION},
+                parser_kwargs={"prog": PROGRAM, "description": COMMAND},
                 save_config_callback=SaveRunConfig,
                 save_config_kwargs={"save_to_log_dir": False},
                 seed_everything_default=0,

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from lvm_lightning.command.words import LIGHTNINGS
 from lvm_lightning.support import PROGRAM
 
 ALL, HELP = "--help-all", "--help"
@@ -23,14 +24,17 @@ OURS = {
     "test_after_fit": "whether fit goes on to test the model that it ends with, in the same process",
     "weights_from": "checkpoint of another run, whose weights fit starts from where the model has them by name",
     "weights_only": argparse.SUPPRESS,
+    "verbose": argparse.SUPPRESS,
+    "return_predictions": argparse.SUPPRESS,
 }
 """Options that are told in other words than their libraries'."""
 FOR_FIT = ("test_after_fit", "weights_from")
 """Options that only fit has a use for; the others take a training run's configuration, which has them."""
 
 
-def in_our_words(parser: argparse.ArgumentParser) -> None:
-    """Tell a subcommand's options by :data:`OURS`."""
+def in_our_words(parser: argparse.ArgumentParser, word: str = "") -> None:
+    """Tell a subcommand, where it is Lightning's, and its options by :data:`OURS`."""
+    parser.description = LIGHTNINGS.get(word, parser.description)
     for action in parser._actions:
         action.help = OURS.get(action.dest, action.help)
 

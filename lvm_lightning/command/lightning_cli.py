@@ -78,7 +78,7 @@ class CLI(LightningCLI):
         if self._word in known and self._word != subcommand:  # listed, not filled: that takes a second
             return self.init_parser(**kwargs)
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        helping.in_our_words(parser)
+        helping.in_our_words(parser, subcommand)
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})  # EvaluationReport's table has the units and standard errors
         return parser

@@ -1,6 +1,5 @@
 """Paths of the configuration: ``~`` and ``$VAR`` are expanded once, and names stay inside the folder they are for."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +8,12 @@ from jsonargparse import Namespace
 from lvm_lightning.callbacks.run_checkpoint import LAST
 from lvm_lightning.command.runs import logger_arguments
 from lvm_lightning.support import UserError
+from lvm_lightning.support.files import expanded
 
 PATHS = {"save_dir", "default_root_dir", "dirpath", "ckpt_path", "weights_from", "output", "folder", "path"}
 """Settings that are paths, wherever they stand."""
 NAMES = {"name", "version", "sub_dir"}
 """What a logger makes its folder of; it expands them too."""
-
-
-def expanded(path: str) -> str:
-    """A path with its variables and ``~`` replaced; a variable that is not set stays."""
-    return os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111  # a pathlib.Path would lose "s3://"
 
 
 def expand_paths(settings: Any, names: set[str] = PATHS) -> None:

@@ -3,20 +3,22 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
-from lvm_lightning.evaluation.report import digest_of
+from lvm_lightning.evaluation.plain import digest_of
 from lvm_lightning.support.files import read_arrays, write_arrays
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 REPORT, PER_EXAMPLE = "evaluation.json", "evaluation_per_example.npz"
 """The two files of a test in a run's folder. The second holds the digest of the first, under the first's name."""
 
 
-def write_per_example(folder: Path, values: Mapping[str, Tensor]) -> Path:
+def write_per_example(folder: Path, values: "Mapping[str, Tensor]") -> Path:
     """Write each image's values ``(n,)`` by name, with the digest of the report that lies in the folder.
 
     The report must be there already. A kill between the two leaves values of an earlier report, whose digest differs.

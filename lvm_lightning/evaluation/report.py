@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torchmetrics.aggregation import CatMetric
 
-from lvm_lightning.support.files import read_arrays, replacing, write_arrays
+from lvm_lightning.evaluation.layout import aligned
+from lvm_lightning.evaluation.plain import digest_of, with_error, write_json
+from lvm_lightning.support.files import read_arrays, write_arrays
 
 Kind = Literal["exact", "lower bound", "upper bound", "stochastic estimate", "parameter"]
 LOG_P, NATS = "unit of log p(x)", "unit of a difference"
@@ -132,27 +134,6 @@ def table(quantities: Sequence[Quantity]) -> str:
     return aligned(rows)
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of as many cells each as text in columns; the first is the heading."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("─" * width for width in widths))
-    return "\n".join(lines)
-
-
-def with_error(value: float, stderr: float, sign: str = "") -> str:
-    """``value ± standard error``; a sign of ``+`` shows that of a positive value too.
-
-    As many decimals as show two digits of the error, from two to six. What has none, or none that is known, has no ±.
-    """
-    if not stderr > 0:
-        return f"{value:{sign}.6g}"
-    if stderr < 1e-6 or max(abs(value), stderr) > 1e9:  # rows of zeros, or of digits that mean nothing
-        return f"{value:{sign}.10g} ± {stderr:.1e}"
-    digits = min(6, max(2, 1 - math.floor(math.log10(stderr))))
-    return f"{value:{sign}.{digits}f} ± {stderr:.{digits}f}"
-
-
 @dataclass(frozen=True)
 class Provenance:
     """What a set of quantities is about.
@@ -179,11 +160,6 @@ class Provenance:
         return digest_of([self.seed, self.data, self.configuration, self.weights])
 
 
-def digest_of(content: object) -> str:
-    """SHA-256 of plain values, whatever the order of a mapping's keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-
 def digest_of_weights(state: Mapping[str, Tensor]) -> str:
     """SHA-256 of a state's names and values."""
     content = hashlib.sha256()
@@ -191,13 +167,6 @@ def digest_of_weights(state: Mapping[str, Tensor]) -> str:
         content.update(name.encode())
         content.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return content.hexdigest()
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON with null for what is no number; the file is replaced in one step."""
-    plain = json.loads(json.dumps(content), parse_constant=lambda _: None)
-    with replacing(path) as file:
-        file.write((json.dumps(plain, indent=2) + "\n").encode())
 
 
 def write_report(path: Path, quantities: Sequence[Quantity], provenance: Provenance) -> None:

@@ -6,7 +6,8 @@ from importlib.metadata import distributions
 import torch
 
 from lvm_lightning.data.protocol import describe
-from lvm_lightning.evaluation.report import Provenance, digest_of, digest_of_weights
+from lvm_lightning.evaluation.plain import digest_of
+from lvm_lightning.evaluation.report import Provenance, digest_of_weights
 from lvm_lightning.modules.base import LatentVariableModule
 
 PACKAGES = ("lvm-lightning", "torch", "lightning", "torchmetrics", "numpy")

@@ -97,11 +97,3 @@ class Study(ABC):
     @abstractmethod
     def run(self, subject: Subject) -> str:
         """Look at the subject, write files into its folder, and return the text to print."""
-
-
-class FreeStudy(ABC):
-    """A study that needs no model, and so no config and no checkpoint."""
-
-    @abstractmethod
-    def run(self) -> str:
-        """Do it, and return the text to print."""

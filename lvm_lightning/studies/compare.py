@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lvm_lightning.evaluation.layout import aligned
 from lvm_lightning.evaluation.per_example import PER_EXAMPLE, REPORT, read_per_example
-from lvm_lightning.evaluation.report import aligned, with_error
+from lvm_lightning.evaluation.plain import with_error
 from lvm_lightning.evaluation.tags import detail_of, label_of, tags_of
-from lvm_lightning.studies.base import FreeStudy
+from lvm_lightning.studies.free import FreeStudy
 from lvm_lightning.support import UserError
 
 ABOUT = ("source", "binarisation", "seed", "threshold", "dequantise", "pixel_range", "digest")

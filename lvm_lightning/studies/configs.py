@@ -5,7 +5,7 @@ import re
 import textwrap
 from pathlib import Path
 
-from lvm_lightning.studies.base import FreeStudy
+from lvm_lightning.studies.free import FreeStudy
 from lvm_lightning.support import PROGRAM, UserError
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -10,7 +10,7 @@ from lvm_lightning.densities import Bernoulli
 from lvm_lightning.figures.pictures import log_space_figure, render, save_png
 from lvm_lightning.networks import MLP
 from lvm_lightning.objectives.bounds import iw_elbo
-from lvm_lightning.studies.base import FreeStudy
+from lvm_lightning.studies.free import FreeStudy
 from lvm_lightning.support import NonNegativeInt, PositiveInt, generator_for
 
 LATENT, PIXELS, SIDE = 2, 784, 28

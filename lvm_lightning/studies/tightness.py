@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lvm_lightning.evaluation import LOG_P, NATS, Quantity
-from lvm_lightning.evaluation.report import aligned, with_error, write_json
+from lvm_lightning.evaluation.layout import aligned
+from lvm_lightning.evaluation.plain import with_error, write_json
 from lvm_lightning.evaluation.rise import Tightness as Row
 from lvm_lightning.evaluation.rise import measure, rise
 from lvm_lightning.figures.curves import tightness_curve

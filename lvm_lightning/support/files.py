@@ -12,6 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 
+def expanded(path: str) -> str:
+    """A path with its variables and ``~`` replaced; a variable that is not set stays."""
+    return os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111  # a pathlib.Path would lose "s3://"
+
+
 @contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     """A binary file that takes the place of ``path`` when the block ends without an error, in one step.
