@@ -1,15 +1,20 @@
 """``python -m lvm_lightning`` is the console command ``lvm-lightning``."""
 
+import contextlib
 import os
 import signal
 import sys
+from pathlib import Path
 
 from lvm_lightning.command.environment import wrong_variable
 
 
 def run() -> int:
     """Run the command; the imports, some seconds of them, are interrupted as quietly as the rest."""
-    sys.path.append("")  # a class of the user's own may lie in the folder where the command runs
+    with contextlib.suppress(FileNotFoundError):  # a folder that is gone
+        # A class of the user's own may lie in the folder where the command runs. By its name: while jsonargparse reads
+        # a config, the current folder is the config's.
+        sys.path.append(str(Path.cwd()))
     if (mistake := wrong_variable()) is not None:
         print(f"lvm-lightning: error: {mistake}", file=sys.stderr)
         return 2

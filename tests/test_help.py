@@ -117,3 +117,21 @@ def test_nothing_slow_is_imported_for_an_answer_at_once(words: list[str], tmp_pa
     assert done.stdout.splitlines()[-1] == f"imported: [] {2 if 'compare' in words else 0}", done.stderr
     if "compare" in words:
         assert done.stderr == "lvm-lightning: error: RUN: no evaluation in a; run 'lvm-lightning test' on it first\n"
+
+
+def test_the_folder_of_the_call_is_importable_by_its_name(tmp_path: Path) -> None:
+    """While a run's config is read, the current folder is the config's."""
+    code = (
+        "import sys; sys.path = [p for p in sys.path if p]; sys.argv = ['lvm-lightning', 'configs']\n"
+        "from lvm_lightning.__main__ import run\n"
+        "run(); print(sys.path[-1])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert Path(done.stdout.splitlines()[-1]) == tmp_path.resolve()
