@@ -16,6 +16,8 @@ __version__ = "0.1.0"
 def load(run: str | Path) -> "LatentVariableModule":
     """The trained module of a run: its best state on validation where there is one, or that of a checkpoint.
 
+    What it can be asked::
+
         model = lvm_lightning.load("runs/prior_iwae/version_0")
         model.sample(64).x, model.encode(x), model.reconstruct(x), model.log_prob(x).value
 

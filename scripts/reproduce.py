@@ -467,11 +467,15 @@ def duration(seconds: float | None) -> str:
     return "" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
+HEADING = "# All rows"
+"""Of results.md."""
+
+
 def write_results(results: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """Write ``results.md`` and ``results.json``."""
     write_json(folder / "results.json", results)
     with replacing(folder / "results.md") as file:
-        file.write(markdown(results).encode())
+        file.write(f"{HEADING}\n\n{markdown(results)}".encode())
 
 
 def publish(results: Sequence[Mapping[str, Any]], output: Path, folder: Path, order: Sequence[str]) -> None:

@@ -110,7 +110,8 @@ def test_a_row_is_trained_tested_described_and_not_run_again(commands: list[list
     assert [result["row"]["name"] for result in published] == ["small", "other"]
     assert str(tmp_path) not in json.dumps(published)
     assert published[0]["command"] == "python scripts/reproduce.py small"
-    head, _, line, _ = (tmp_path / "docs" / "results.md").read_text().splitlines()
+    title, _, head, _, line, _ = (tmp_path / "docs" / "results.md").read_text().splitlines()
+    assert title == "# All rows"
     cells = [cell.strip() for cell in line.replace(r"\|", "/").strip("|").split("|")]
     assert len(cells) == len(head.strip("|").split("|"))
     assert cells[:2] == ["`small`", "a small prior-IWAE / K = 2"]

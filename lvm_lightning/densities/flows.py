@@ -16,7 +16,7 @@ from lvm_lightning.support.argtypes import PositiveInt
 class FlowPrior(NoisePrior):
     """Learned prior: a flow over a standard normal, of affine maps whose slopes and shifts depend on other dimensions.
 
-        log p(z) = log N(f(z); 0, I) + log |det ∂f/∂z|
+        log p(z) = log N(f(z); 0, I) + log abs det ∂f/∂z
 
     A masked autoregressive map takes each dimension by those before it: the density takes one pass, a sample K. A
     coupling takes half of the dimensions by the other half: both take one pass, and each map does less.
@@ -73,7 +73,7 @@ class Flow(nn.Module):
         self.maps = MAF(dim, context, depth, hidden_features=tuple(hidden)).transform
 
     def forward(self, z: Tensor, context: Tensor, invert: bool = False) -> tuple[Tensor, Tensor]:
-        """T(z; c) or its inverse, ``(*S, B, K)``, and log |det| of its Jacobian, ``(*S, B)``; c is ``(B, C)``.
+        """T(z; c) or its inverse, ``(*S, B, K)``, and log abs det of its Jacobian, ``(*S, B)``; c is ``(B, C)``.
 
         Forwards all dimensions at once; inverted one after the other, K passes a map.
         """
@@ -84,7 +84,7 @@ class Flow(nn.Module):
 class FlowProposal(NoiseProposal):
     """q(z|x) of z = T(z₀; c), z₀ ~ N(μ, diag σ²).
 
-        log q(z|x) = log N(z₀; μ, diag σ²) − log |det ∂T/∂z₀|
+        log q(z|x) = log N(z₀; μ, diag σ²) − log abs det ∂T/∂z₀
 
     Args:
         base: the distribution of z₀.

@@ -1,7 +1,7 @@
 """Bounds on log p(x) as pure functions of log importance weights.
 
 ``log_w = log p(x, z) − log q(z|x)`` in nats, samples first. A bound takes ``(N, *)`` and returns ``(*)`` in nats: one
-number for each example, never a mean over the batch, never a loss. A new one is a decorated function:
+number for each example, never a mean over the batch, never a loss. A new one is a decorated function::
 
     @lower_bound("between the ELBO and L_N")
     def halfway(log_w: Tensor) -> Tensor:

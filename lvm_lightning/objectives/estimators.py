@@ -1,16 +1,16 @@
 """Gradient estimators: how the gradient of a bound flows into the decoder θ and the encoder φ.
 
 The value is always the bound; only its gradient differs. With log-weights ℓ_n = log p_θ(x, z_n) − log q_φ(z_n|x),
-z_n = z(ε_n, φ), and a bound F(ℓ), every estimator here has the form
+z_n = z(ε_n, φ), and a bound F(ℓ), every estimator here has the form::
 
     ∇_θ = Σ_n g_n ∂ℓ_n/∂θ,            g_n = ∂F_θ/∂ℓ_n
     ∇_φ = Σ_n c_n dℓ_n/dφ             through z_n, and through the parameters of log q unless they are held fixed
 
-| estimator            | parameters of log q | c_n                    | ∇_φ is unbiased for                 |
-|----------------------|---------------------|------------------------|-------------------------------------|
-| pathwise             | live                | ∂F_φ/∂ℓ_n              | every bound                         |
-| sticking the landing | held fixed          | ∂F_φ/∂ℓ_n              | the ELBO (one inner sample) alone   |
-| doubly reparam.      | held fixed          | ∂F_φ/∂ℓ_n − ∂²F_φ/∂ℓ_n²| every bound that has ∂²F            |
+    | estimator            | parameters of log q | c_n                    | ∇_φ is unbiased for                 |
+    |----------------------|---------------------|------------------------|-------------------------------------|
+    | pathwise             | live                | ∂F_φ/∂ℓ_n              | every bound                         |
+    | sticking the landing | held fixed          | ∂F_φ/∂ℓ_n              | the ELBO (one inner sample) alone   |
+    | doubly reparam.      | held fixed          | ∂F_φ/∂ℓ_n − ∂²F_φ/∂ℓ_n²| every bound that has ∂²F            |
 
 With a weight β on (log p(z) − log q(z|x)) in ℓ, the second derivative takes it too: c_n = ∂F_φ/∂ℓ_n − β ∂²F_φ/∂ℓ_n².
 
