@@ -63,6 +63,21 @@ class RunPart:
 
 
 @dataclass(frozen=True)
+class Part:
+    """An interactive part of a page.
+
+    Attributes:
+        names: of its files.
+        data: what its scripts need.
+        notes: why there is none, in a sentence.
+    """
+
+    names: tuple[str, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Page:
     """A page.
 
@@ -78,7 +93,7 @@ class Page:
     runs: Sequence[RunPart]
     tables: Sequence[Table]
     data: Mapping[str, Any]
-    parts: Sequence[str] = field(default=())
+    parts: Sequence[str] = ()
 
     def html(self) -> str:
         """The whole page."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from lvm_lightning.evaluation.report import with_error
 from lvm_lightning.evaluation.tags import tags_of
-from lvm_lightning.figures.page import Headline, Page, RunPart, Table
+from lvm_lightning.figures.page import Headline, Page, Part, RunPart, Table
 from lvm_lightning.studies.base import FreeStudy
 from lvm_lightning.studies.compare import Run, side_by_side
 from lvm_lightning.studies.run_files import PICTURE_BYTES, RunFiles, differing, read_run
@@ -27,13 +27,17 @@ class Report(FreeStudy):
     again. Writes ``report.html`` into the run's folder. The page of several runs is ``comparison.html`` in the folder
     of the first; differences are paired where the tests kept each image's values (--evaluation.save_per_example true).
 
+    The page of one run can also be asked about its model, where K = 2 and the decoder is an MLP for binary images:
+    images along the latent plane, the posterior of an image, the bound over its samples. For the toy model, densities.
+
     Args:
         run: folders of the runs.
+        explorer: whether the page of one run holds what asks its model: it takes the checkpoint, and up to 5 MB.
         output: folder to write to instead.
     """
 
-    def __init__(self, *run: Path, output: Path | None = None) -> None:
-        self.folders, self.output = [Path(folder) for folder in run], output
+    def __init__(self, *run: Path, explorer: bool = True, output: Path | None = None) -> None:
+        self.folders, self.explorer, self.output = [Path(folder) for folder in run], explorer, output
 
     def run(self) -> str:
         """Write it.
@@ -44,19 +48,31 @@ class Report(FreeStudy):
         if not self.folders:
             raise UserError(f"RUN: must be the folder of a run, got none; as in '{PROGRAM} report runs/NAME/version_0'")
         path = (self.output or self.folders[0]) / (PAGE if len(self.folders) == 1 else PAGE_OF_SEVERAL)
-        return f"written to {write_page(self.folders, path)}"
+        return f"written to {write_page(self.folders, path, self.explorer and len(self.folders) == 1)}"
 
 
-def write_page(folders: Sequence[Path], path: Path) -> Path:
+def write_page(folders: Sequence[Path], path: Path, explorer: bool) -> Path:
     """Write the page of some runs; the file is replaced in one step."""
-    content = page_of([read_run(folder, PICTURE_BYTES // len(folders)) for folder in folders]).html()
+    runs = [read_run(folder, PICTURE_BYTES // len(folders)) for folder in folders]
+    part = asked(runs[0]) if explorer else Part()
+    content = page_of(runs, part).html()
     with replacing(path) as file:
         file.write(content.encode())
     return path
 
 
-def page_of(runs: Sequence[RunFiles]) -> Page:
-    """The page of some runs."""
+def asked(run: RunFiles) -> Part:
+    """The part of a page that asks the run's model, where that is there."""
+    if not any((run.folder / "checkpoints").glob("*.ckpt")):
+        return Part(notes=("No explorer: this folder has no checkpoint.",))
+    from lvm_lightning.studies.explorer import interactive  # what it imports takes time
+
+    return interactive(run.folder, run.settings)
+
+
+def page_of(runs: Sequence[RunFiles], part: Part) -> Page:
+    """The page of some runs, with an interactive part."""
+    runs[0].notes += part.notes
     names = [str(run.folder) for run in runs]
     units = [q["unit"] for run in runs for q in run.quantities if q["kind"] == "lower bound"]
     curves = [
@@ -68,7 +84,8 @@ def page_of(runs: Sequence[RunFiles]) -> Page:
         title=" and ".join(names),
         runs=[part_of(run) for run in runs],
         tables=[table for table in [*tables_of(runs)] if len(table.rows) > 1 or table.notes],
-        data={"runs": names, "unit": units[0] if units else "nats", "curves": curves},
+        data={"runs": names, "unit": units[0].partition(" (")[0] if units else "nats", "curves": curves, **part.data},
+        parts=part.names,
     )
 
 
@@ -97,7 +114,7 @@ def _headline(q: Mapping[str, Any], own: Mapping[str, Any] | None) -> Headline:
     value, _, error = with_error(float(q["value"]), float(q["stderr"] or 0)).partition(" ± ")
     about = [str(q["kind"]) + (f", {q['samples']:,} samples" if q["samples"] else "")]
     if error:
-        about.append(f"± {error} standard error over {q['images']:,} {'repeats' if q['images'] == 1 else 'images'}")
+        about.append(f"± {error} standard error over " + ("repeats" if q["images"] == 1 else f"{q['images']:,} images"))
     if own is not None:
         about.append(f"{float(own['value']):.2g} nats error of the number itself")
     return Headline(str(q["name"]), value, str(q["unit"]), about)

@@ -14,10 +14,16 @@ function told(value, digits = 2) {
   return value == null || !isFinite(value) ? "–" : value.toFixed(digits).replace("-", "−");
 }
 
-/** An axis with its label, in the colours of the scheme. */
+/** Numbers of a vertical axis, with the decimals that their steps need. */
+function signed(_, ticks, index, space, step) {
+  return ticks.map((v) => told(v, Math.max(0, Math.ceil(-Math.log10(step) - 1e-9))));
+}
+
+/** An axis with its label, in the colours of the scheme */
 function axis(label, more = {}) {
   return { label, stroke: colour("--front"), grid: { stroke: colour("--grid") }, ticks: { stroke: colour("--grid") },
-    font: "12px system-ui, sans-serif", labelFont: "13px system-ui, sans-serif", ...more };
+    font: "12px system-ui, sans-serif", labelFont: "13px system-ui, sans-serif",
+    ...more };
 }
 
 /**
@@ -71,7 +77,7 @@ function drawCurves() {
   chart(element, () => ({
     title: "Bound in training and in validation",
     scales: { x: { time: false }, y: { range } },
-    axes: [axis("training step"), axis(`bound (${DATA.unit})`, { size: 70, values: (_, ticks) => ticks.map((v) => told(v, 0)) })],
+    axes: [axis("training step"), axis(`bound (${DATA.unit})`, { size: 70, values: signed })],
     series: [{ label: "step", value: (_, v) => (v == null ? "–" : v.toLocaleString("en")) }, ...series.map(line)],
   }), joined);
 }
