@@ -26,7 +26,7 @@ FOLDER = Path("runs") / "prior_iwae" / "version_0"
 def tested(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which a small run was trained and tested."""
     folder = tmp_path_factory.mktemp("report")
-    commands_in(folder, [*SMALL_FIT, "--test_after_fit", "true"], ["report", FOLDER])
+    commands_in(folder, [*SMALL_FIT, "--test_after_fit", "true"])
     return folder / FOLDER
 
 
@@ -39,7 +39,7 @@ def data_of(page: str) -> dict[str, Any]:
 
 def test_a_page_holds_numbers_curves_pictures_and_where_they_come_from(tested: Path) -> None:
     page = (tested / "report.html").read_text()
-    text = unescape(page)
+    text = unescape(page).replace("\u00a0", " ")
     for q in json.loads((tested / "evaluation.json").read_text())["quantities"]:
         assert q["name"] in text
         assert with_error(q["value"], q["stderr"]).replace("-", "−") in text
@@ -82,7 +82,7 @@ def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
     for folder, rate in ((first, 0.1), (second, 0.2)):
         (folder / "config.yaml").write_text(f"model: {{lr: {rate}}}\nseed_everything: 0\n")
     assert f"written to {first / 'comparison.html'}" == Report(first, second).run()
-    page = unescape((first / "comparison.html").read_text())
+    page = unescape((first / "comparison.html").read_text()).replace("\u00a0", " ")
     assert re.search(r"<td>\+2\.0000 ± 0\.\d+ paired|<td>\+2(\.\d+)?( ± \S+)? paired", page)
     assert "<tr><td>model.lr</td><td>0.1</td><td>0.2</td></tr>" in page
     assert "seed_everything</td>" not in page
@@ -110,6 +110,16 @@ def test_settings_that_are_the_same_are_left_out() -> None:
         ["a.c", "[2]", "[3]"],
         ["d", "—", "{}"],
     ]
+
+
+def test_a_damaged_file_of_the_run_costs_the_page_of_a_test_and_not_the_test(
+    tested: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tested.parents[2], tmp_path / "copy")
+    (tmp_path / "copy" / FOLDER / "training_bound.csv").write_text("step,bound\n1,many\n")
+    commands_in(tmp_path / "copy", ["test", FOLDER, "--trainer.enable_progress_bar", "false"])
+    assert "warning: no report.html: RUN: a file in" in (printed := capsys.readouterr().out)
+    assert printed.strip().endswith("evaluation.json")
 
 
 def test_mistakes_are_one_line(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

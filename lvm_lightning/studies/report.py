@@ -161,4 +161,4 @@ def commands(run: RunFiles) -> str:
     folder = shlex.quote(str(run.folder))
     config = shlex.quote(str(run.folder / "config.yaml"))
     train = f"{PROGRAM} fit --config {config}   # a new run with the same settings\n" if run.configuration else ""
-    return f"{train}{PROGRAM} test {folder}\n{PROGRAM} report {folder}"
+    return f"{train}{PROGRAM} test {folder}\n{PROGRAM} report {folder}   # this page, where K = 2 with the model in it"

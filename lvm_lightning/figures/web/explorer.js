@@ -361,8 +361,7 @@ function listenToControls() {
     const n = Math.floor((event.offsetY / sheet.clientHeight) * rows) * columns + Math.floor((event.offsetX / sheet.clientWidth) * columns);
     if (n < count) choose(n);
   });
-  const redraw = () => { mosaic = drawMosaic(); heat = drawHeat(); drawPlane(); drawZoom(); };
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  onColours(() => { mosaic = drawMosaic(); heat = drawHeat(); drawPlane(); drawZoom(); });
   new ResizeObserver(() => { drawPlane(); drawZoom(); }).observe(byId("plane"));
 }
 

@@ -26,6 +26,17 @@ function axis(label, more = {}) {
     ...more };
 }
 
+/** Call `draw` again when the colours change: with the scheme, and on paper, which is white. */
+function onColours(draw) {
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  for (const event of ["beforeprint", "afterprint"]) {
+    window.addEventListener(event, () => {
+      document.documentElement.classList.toggle("printing", event === "beforeprint");
+      draw();
+    });
+  }
+}
+
 /**
  * Draw a chart into an element, and again when the scheme or the width changes.
  * `options` makes uPlot's options anew each time, because they hold colours; `chart.data` can be replaced by `show`.
@@ -39,7 +50,7 @@ function chart(element, options, data) {
   };
   made.show = (fresh) => { made.data = fresh; made.plot.setData(fresh); };
   draw();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  onColours(draw);
   let width = element.clientWidth;
   new ResizeObserver(() => {
     if (Math.abs(element.clientWidth - width) > 1) { width = element.clientWidth; made.plot.setSize({ width, height: 300 }); }
