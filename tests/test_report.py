@@ -1,18 +1,28 @@
 """A page for a run: what it holds, from the run's files alone, and that it needs nothing else."""
 
+import base64
 import csv
 import json
 import re
 import shutil
+import zlib
 from html import unescape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
+from torch import nn
 
+import lvm_lightning
+from lvm_lightning.densities import Gaussian
 from lvm_lightning.evaluation.report import with_error
+from lvm_lightning.modules import GaussianVAE, PriorIWAE
+from lvm_lightning.networks import ResidualMLP
 from lvm_lightning.studies import Report
+from lvm_lightning.studies.explorer import EXTENT, SIDE, lacks, proposals
 from lvm_lightning.studies.run_files import POINTS, differing, read_run, thinned
 from lvm_lightning.support.errors import UserError
 from tests.command import SMALL_FIT
@@ -67,7 +77,50 @@ def test_a_run_without_checkpoint_and_test_has_a_page(tested: Path, tmp_path: Pa
     assert "report.html" in Report(left).run()
     page = (left / "report.html").read_text()
     assert "This folder has no test." in page
+    assert "No explorer: this folder has no checkpoint." in page
     assert len(data_of(page)["curves"]) == 2
+
+
+def test_the_page_holds_weights_in_16_bits_and_a_grid_in_bytes(tested: Path, tmp_path: Path) -> None:
+    Report(tested, output=tmp_path).run()
+    page = (tmp_path / "report.html").read_text()
+    held, module = data_of(page)["explorer"], lvm_lightning.load(tested)
+    assert '<section id="explorer"' in page
+    linear = [layer for layer in module.model.decoder.children() if isinstance(layer, nn.Linear)]
+    for layer, kept in zip(linear, held["layers"], strict=True):
+        levels, scale = unpacked(kept["weights"], "<i2").reshape(layer.weight.shape), unpacked(kept["scale"], "<f4")
+        assert np.abs(levels * scale[:, None] - layer.weight.detach().numpy()).max() <= 0.51 * scale.max()
+        assert np.array_equal(unpacked(kept["bias"], "<f4"), layer.bias.detach().numpy())
+    assert [kept["activation"] for kept in held["layers"]] == ["SiLU", ""]
+    differences = np.frombuffer(zlib.decompress(base64.b64decode(held["table"]["levels"])), np.uint8)
+    levels = differences.reshape(SIDE, SIDE, -1).cumsum(0).cumsum(1) % 256
+    low, step = (unpacked(held["table"][name], "<f4") for name in ("low", "step"))
+    axis = torch.linspace(-EXTENT, EXTENT, SIDE)
+    with torch.no_grad():
+        logits = module.model.decode(torch.cartesian_prod(axis, axis)).view(SIDE, SIDE, -1).numpy()
+    assert np.abs(low + step * levels - logits).max() <= 0.51 * step.max()
+
+
+def unpacked(text: str, kind: str) -> npt.NDArray[Any]:
+    """An array of a page."""
+    return np.frombuffer(base64.b64decode(text), kind)
+
+
+def test_a_model_that_cannot_be_explored_is_told_why() -> None:
+    assert lacks(PriorIWAE(data_dim=12)) == ""
+    assert "a standard normal prior with K = 2, got StandardNormal with K = 3" in lacks(PriorIWAE(3, data_dim=12))
+    assert "an MLP as decoder, got ResidualMLP" in lacks(PriorIWAE(decoder=ResidualMLP, data_dim=12))
+    grey = GaussianVAE(latent_dim=2, likelihood=Gaussian, data_dim=12)
+    assert lacks(grey) == "a Bernoulli likelihood, got Gaussian"
+    assert proposals(PriorIWAE(data_dim=12), torch.zeros(2, 12)) is None
+
+
+def test_what_is_wrong_with_a_model_costs_the_explorer_alone(tested: Path, tmp_path: Path) -> None:
+    shutil.copytree(tested, tmp_path / "run")
+    for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():
+        checkpoint.write_bytes(b"nothing")
+    Report(tmp_path / "run").run()
+    assert re.search(r"No explorer: [^<]*(best|last)\.ckpt", (tmp_path / "run" / "report.html").read_text())
 
 
 def test_a_csv_logger_serves_as_well(tmp_path: Path) -> None:
@@ -83,7 +136,7 @@ def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
         (folder / "config.yaml").write_text(f"model: {{lr: {rate}}}\nseed_everything: 0\n")
     assert f"written to {first / 'comparison.html'}" == Report(first, second).run()
     page = unescape((first / "comparison.html").read_text()).replace("\u00a0", " ")
-    assert re.search(r"<td>\+2\.0000 ± 0\.\d+ paired|<td>\+2(\.\d+)?( ± \S+)? paired", page)
+    assert re.search(r"<td>\+2(\.\d+)?( ± \S+)? paired", page)
     assert "<tr><td>model.lr</td><td>0.1</td><td>0.2</td></tr>" in page
     assert "seed_everything</td>" not in page
     other = written_run(tmp_path / "c", images, digest="another")

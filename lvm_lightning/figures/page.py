@@ -142,7 +142,7 @@ def _table(table: Table) -> str:
     """A table that scrolls by itself where the screen is narrow."""
     head, *rows = table.rows
     cells = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in head)
-    together = str.maketrans({" ": "\u00a0"})  # a value and its error stay on one line
+    together = MINUS | str.maketrans({" ": "\u00a0"})  # a value and its error stay on one line
     lines = [[escape(cell.translate(together) if " ± " in cell else cell) for cell in row] for row in rows]
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in line) + "</tr>" for line in lines)
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in table.notes)
