@@ -148,6 +148,7 @@ COMMANDS: list[tuple[list[str], str]] = [
         "runs/burda_vae/version_0/evaluation.json",
     ),
     (["mystudy.Brightness", "runs/burda_vae/version_0", *QUIET], ""),
+    (["report", "runs/prior_iwae/version_0"], "runs/prior_iwae/version_0/report.html"),
     (["compare", "runs/prior_iwae/version_1", "runs/prior_iwae/version_1"], ""),
 ]
 """Each command, and a file that it must leave."""
@@ -187,7 +188,7 @@ def environment_with(wheel: Path, folder: Path, reuse: bool) -> Path:
     (packages,) = folder.glob("lib/python*/site-packages")
     if reuse:
         (packages / "reused.pth").write_text(f"{Path(os.__file__).parent}\n" + "\n".join(_dependencies()) + "\n")
-    no_deps = ["--no-deps"] if reuse else ["--constraint", ROOT / "scripts" / "constraints.txt"]
+    no_deps: list[str | Path] = ["--no-deps"] if reuse else ["--constraint", ROOT / "scripts" / "constraints.txt"]
     step([programs / "python", "-m", "pip", "install", "--quiet", *no_deps, wheel], ROOT, here)
     if shutil.which(OFFLINE[0]) is None or subprocess.run([*OFFLINE, "true"], check=False).returncode:
         (packages / "sitecustomize.py").write_text(NO_SOCKETS)
@@ -223,7 +224,8 @@ def main() -> int:
             clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL"))}
             clean["PATH"] = f"{programs}{os.pathsep}{clean['PATH']}"
             print(f"network off by {' '.join(offline()) or 'refused sockets'}", flush=True)
-            python, command = [*offline(), programs / "python"], [*offline(), programs / "lvm-lightning"]
+            python = [*offline(), str(programs / "python")]
+            command = [*offline(), str(programs / "lvm-lightning")]
             step([*python, "digits.py"], work, clean, "digits.npy")
             for words, left in COMMANDS:
                 step([*command, *words], work, clean, left)

@@ -13,7 +13,8 @@ from lvm_lightning.evaluation.per_example import PER_EXAMPLE, REPORT, write_per_
 from lvm_lightning.evaluation.report import FinishedBatches, write_report
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.modules.provenance import provenance
-from lvm_lightning.support import PositiveFloat, PositiveInt, write_arrays
+from lvm_lightning.studies.report import PAGE, write_page
+from lvm_lightning.support import PositiveFloat, PositiveInt, UserError, write_arrays
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -37,7 +38,8 @@ def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
 class EvaluationReport(Callback):
     """Print a test's quantities and write them to ``evaluation.json`` in the run's folder, with what they are about.
 
-    The results of finished batches lie in ``evaluation.part`` until then: a test that was killed goes on from them when
+    A page about the run, ``report.html``, is written beside it; ``report`` writes it with what asks the model. The
+    results of finished batches lie in ``evaluation.part`` until then: a test that was killed goes on from them when
     it is started again on the same model, data and settings.
 
     Args:
@@ -98,9 +100,14 @@ class EvaluationReport(Callback):
         settings = {name: value for name, value in module.hparams.items() if not name.startswith("_")}
         for logger in tensorboards(trainer):  # its HPARAMS tab
             logger.log_hyperparams(settings, metrics)
+            logger.experiment.flush()  # the page reads the curves from its file
         print(f"\n{table(module.evaluation)}\n")
         for note in module.warnings:
             print(f"warning: {note}\n")
+        try:
+            written.append(write_page([folder], folder / PAGE, explorer=False))
+        except UserError as error:  # of another file in the folder: the numbers are written
+            print(f"warning: no {PAGE}: {error}\n")
         print(f"written to {' and '.join(map(str, written))}")
 
 

@@ -146,11 +146,13 @@ Argument = tuple[str, ast.expr | None, ast.expr | None]
 
 def _of_init(init: ast.FunctionDef) -> Iterator[Argument]:
     given = init.args.args[1:]
-    defaults = [None] * (len(given) - len(init.args.defaults)) + list(init.args.defaults)
+    defaults: list[ast.expr | None] = [None] * (len(given) - len(init.args.defaults)) + [*init.args.defaults]
     for argument, default in zip(given, defaults, strict=True):
         yield argument.arg, argument.annotation, default
     if init.args.vararg is not None:
         yield f"*{init.args.vararg.arg}", init.args.vararg.annotation, None
+    for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
+        yield argument.arg, argument.annotation, default
 
 
 def _of_fields(cls: ast.ClassDef) -> Iterator[Argument]:

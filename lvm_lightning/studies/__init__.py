@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lvm_lightning.studies.configs import Configs
     from lvm_lightning.studies.diagnose import Diagnose
     from lvm_lightning.studies.log_space import LogSpace
+    from lvm_lightning.studies.report import Report
     from lvm_lightning.studies.sample import Sample
     from lvm_lightning.studies.tightness import Tightness
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 OF_A_MODEL = {"sample": "Sample", "tightness": "Tightness", "anneal": "Anneal", "diagnose": "Diagnose"}
 """Subcommand → name of its study, which looks at a trained model."""
-OF_FILES = {"compare": "Compare", "configs": "Configs", "log_space": "LogSpace"}
+OF_FILES = {"compare": "Compare", "configs": "Configs", "log_space": "LogSpace", "report": "Report"}
 """Subcommand → name of its study, which needs no model."""
 
 _offered = offers(

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,17 +95,26 @@ class Compare(FreeStudy):
         if len(self.folders) < 2:
             raise UserError(f"RUN: must be at least two run folders, got {len(self.folders)}")
         runs = [Run(folder) for folder in self.folders]
-        for run in runs:
-            require_same_data(runs[0], run)
-        differences = [f"{run.path} − {runs[0].path}" for run in runs[1:]]
-        rows = [["quantity", *(str(run.path) for run in runs), *differences, "images"]]
-        for tag in dict.fromkeys(tag for run in runs for tag in run.names):
-            names = [run.names[tag] for run in runs if tag in run.names]
-            images = next(run.quantities[run.names[tag]].images for run in runs if tag in run.names)
-            label = label_of(tag, names)
-            cells = [*(_cell(run, tag, label) for run in runs), *(_difference(runs[0], run, tag) for run in runs[1:])]
-            rows.append([label, *cells, f"{images:,}"])
-        return "\n".join([aligned(rows), *(f"\n{run.note}" for run in runs if run.note)])
+        return "\n".join([aligned(side_by_side(runs)), *(f"\n{run.note}" for run in runs if run.note)])
+
+
+def side_by_side(runs: Sequence[Run]) -> list[list[str]]:
+    """The heading, and a row for each quantity: its value in each run, differences from the first, and the images.
+
+    Raises:
+        UserError: if the runs are about different data or different numbers of images, or one does not say.
+    """
+    for run in runs:
+        require_same_data(runs[0], run)
+    differences = [f"{run.path} − {runs[0].path}" for run in runs[1:]]
+    rows = [["quantity", *(str(run.path) for run in runs), *differences, "images"]]
+    for tag in dict.fromkeys(tag for run in runs for tag in run.names):
+        names = [run.names[tag] for run in runs if tag in run.names]
+        images = next(run.quantities[run.names[tag]].images for run in runs if tag in run.names)
+        label = label_of(tag, names)
+        cells = [*(_cell(run, tag, label) for run in runs), *(_difference(runs[0], run, tag) for run in runs[1:])]
+        rows.append([label, *cells, f"{images:,}"])
+    return rows
 
 
 def require_same_data(first: Run, other: Run) -> None:

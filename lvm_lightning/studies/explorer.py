@@ -1,0 +1,160 @@
+"""What the page of a run needs to be asked about its model: weights, a decoded grid and images as plain data."""
+
+import base64
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch.cli import instantiate_module
+from torch import Tensor, nn
+
+import lvm_lightning
+from lvm_lightning.data.protocol import examples
+from lvm_lightning.densities import Bernoulli, DiagonalGaussian, StandardNormal
+from lvm_lightning.evaluation import closed_forms
+from lvm_lightning.figures.page import Part
+from lvm_lightning.modules import ExponentialPosterior, GaussianVAE
+from lvm_lightning.modules.base import LatentVariableModule
+from lvm_lightning.networks import MLP
+from lvm_lightning.support import generator_for
+
+SIDE, EXTENT = 61, 4.0
+"""Points along one side of the decoded grid, and half its width."""
+IMAGES, PRIOR_POINTS = 100, 1024
+LEVELS = 2**15 - 1
+"""A weight's levels: 16 bits with a scale for each row, which is four times as exact as float16."""
+SEED = 0
+
+
+def interactive(folder: Path, settings: Mapping[str, Any]) -> Part:
+    """The part of a page that asks the run's model: the plane, the toy, or a sentence why there is neither.
+
+    Args:
+        folder: the run's.
+        settings: its configuration.
+    """
+    try:
+        module = lvm_lightning.load(folder)
+        if isinstance(module, ExponentialPosterior):
+            return Part(("toy",), {"toy": toy(module, data_of(settings))})
+        if lacking := lacks(module):
+            return Part(notes=(f"No explorer: it needs {lacking}.",))
+        with torch.inference_mode():
+            return Part(("decoder", "explorer"), {"explorer": plane(module, data_of(settings))})
+    except Exception as error:  # a model and data of the user's own may fail in any way; the page has all the rest
+        return Part(notes=(f"No explorer: {error}.",))
+
+
+def data_of(settings: Mapping[str, Any]) -> pl.LightningDataModule:
+    """The run's data module, set up for a test."""
+    chosen = settings["data"]
+    arguments = {"_class_path": chosen["class_path"], **(chosen.get("init_args") or {})}
+    data: pl.LightningDataModule = instantiate_module(pl.LightningDataModule, arguments)
+    data.prepare_data()
+    data.setup("test")
+    return data
+
+
+def lacks(module: LatentVariableModule) -> str:
+    """What a model lacks to be explored; nothing where it lacks nothing."""
+    model = module.model
+    if model.prior.dim != 2 or not isinstance(model.prior, StandardNormal):
+        return f"a standard normal prior with K = 2, got {type(model.prior).__name__} with K = {model.prior.dim}"
+    if not isinstance(model.likelihood, Bernoulli):
+        return f"a Bernoulli likelihood, got {type(model.likelihood).__name__}"
+    if type(model.decoder) is not MLP:
+        return f"an MLP as decoder, got {type(model.decoder).__name__}"
+    return ""
+
+
+def plane(module: LatentVariableModule, data: pl.LightningDataModule) -> dict[str, Any]:
+    """A model with K = 2 and some test images, for ``explorer.js``."""
+    module.check_data(data)
+    x = examples(data, "test", IMAGES).float()
+    axis = torch.linspace(-EXTENT, EXTENT, SIDE)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 2)  # z₁ changes slowest
+    points = torch.randn(PRIOR_POINTS, 2, generator=generator_for(SEED, "figures", 0))
+    height, width = module.data.shape or (1, x.shape[-1])
+    return {
+        "layers": [*layers(module.model.decoder)],
+        "table": table(module.model.decode(grid)),
+        "side": SIDE,
+        "extent": EXTENT,
+        "height": height,
+        "width": width,
+        "count": len(x),
+        "images": packed(np.packbits(x.numpy().astype(np.uint8))),
+        "points": encoded(points.numpy()),
+        "proposals": proposals(module, x),
+    }
+
+
+def layers(decoder: nn.Module) -> Iterable[dict[str, Any]]:
+    """Each linear layer with the name of the activation behind it; rows of weights in 16 bits under one scale each."""
+    parts = [*decoder.children()]
+    for layer, following in zip(parts, [*parts[1:], None], strict=True):
+        if isinstance(layer, nn.Linear):
+            weight = layer.weight.float()
+            scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-30) / LEVELS
+            yield {
+                "fan_in": layer.in_features,
+                "fan_out": layer.out_features,
+                "activation": "" if following is None else activation_name(following),
+                "weights": encoded((weight / scale).round().numpy().astype("<i2")),
+                "scale": encoded(scale.numpy()),
+                "bias": encoded(layer.bias.float().numpy()),
+            }
+
+
+def activation_name(layer: nn.Module) -> str:
+    """The activation that a layer of ours is or holds."""
+    return type(getattr(layer, "activation", layer)).__name__.lstrip("_")
+
+
+def table(logits: Tensor) -> dict[str, str]:
+    """Logits ``(side², D)`` in a byte each, from the least to the largest of a pixel; and Σ_j softplus(l_j) exactly.
+
+    Neighbours on the grid are alike: the differences of differences along both axes pack into a third of the bytes.
+    """
+    low, high = logits.amin(0), logits.amax(0)
+    step = (high - low).clamp(min=1e-12) / 255
+    levels = ((logits - low) / step).round().numpy().astype(np.uint8).reshape(SIDE, SIDE, -1)
+    for axis in (0, 1):
+        levels = np.diff(levels, axis=axis, prepend=np.zeros_like(levels.take([0], axis)))  # modulo 256
+    partition = nn.functional.softplus(logits.double()).sum(-1).float()
+    numbers = {"low": low, "step": step, "partition": partition}
+    return {"levels": packed(levels)} | {name: encoded(values.numpy()) for name, values in numbers.items()}
+
+
+def proposals(module: LatentVariableModule, x: Tensor) -> list[list[float]] | None:
+    """Means and standard deviations of q(z|x), four numbers an image; None without an encoder of that kind."""
+    if not isinstance(module, GaussianVAE):
+        return None
+    q = module.propose(x)
+    if not isinstance(q, DiagonalGaussian):
+        return None
+    rows: list[list[float]] = torch.cat([q.mean, q.log_sigma.exp()], -1).tolist()
+    return rows
+
+
+def toy(module: ExponentialPosterior, data: pl.LightningDataModule) -> dict[str, Any]:
+    """The observations and what is known of them, for ``toy.js``."""
+    problem = module.problem(examples(data, "test", 1))
+    best = closed_forms.best_rate(problem)
+    known = {"log_p": closed_forms.log_marginal(problem), "best": best, "theta": float(module.theta)}
+    return dict(problem._asdict()) | known
+
+
+def encoded(values: npt.NDArray[Any]) -> str:
+    """The bytes of an array in base64; processors of today are little-endian, and so are browsers."""
+    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
+
+
+def packed(values: npt.NDArray[Any]) -> str:
+    """The same, in zlib's format."""
+    return base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), 6)).decode()
