@@ -13,11 +13,15 @@ import torch
 from torch import Tensor
 from torchmetrics.aggregation import CatMetric
 
+from lvm_lightning.evaluation.layout import LOG, Screen, aligned
 from lvm_lightning.support.files import read_arrays, replacing, write_arrays
 
 Kind = Literal["exact", "lower bound", "upper bound", "stochastic estimate", "parameter"]
 LOG_P, NATS = "unit of log p(x)", "unit of a difference"
 """Units that only the data say: nats for each image or for one data set, and of a density also the scale of x."""
+
+COMMON = ("unit", "kind", "split", "samples", "images")
+"""Columns of a table of quantities that are told once on a narrow screen, where all rows agree."""
 
 
 @dataclass(frozen=True)
@@ -124,20 +128,12 @@ class Gathered:
         return {m.name: m if m.constant else m.with_values(torch.as_tensor(v.compute())) for m, v in self.kept.values()}
 
 
-def table(quantities: Sequence[Quantity]) -> str:
-    """The quantities as aligned text, a line each under one heading."""
+def table(quantities: Sequence[Quantity], screen: Screen = LOG) -> str:
+    """The quantities as aligned text, a row each under one heading."""
     rows = [("quantity", "value ± standard error", "unit", "kind", "split", "samples", "images")]
     for q in quantities:
         rows += [(q.name, with_error(q.value, q.stderr), q.unit, q.kind, q.split, f"{q.samples:,}", f"{q.images:,}")]
-    return aligned(rows)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of as many cells each as text in columns; the first is the heading."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("─" * width for width in widths))
-    return "\n".join(lines)
+    return aligned(rows, screen, COMMON)
 
 
 def with_error(value: float, stderr: float, sign: str = "") -> str:

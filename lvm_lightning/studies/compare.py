@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lvm_lightning.evaluation.layout import LOG, Screen, aligned
 from lvm_lightning.evaluation.per_example import PER_EXAMPLE, REPORT, read_per_example
-from lvm_lightning.evaluation.report import aligned, with_error
+from lvm_lightning.evaluation.report import with_error
 from lvm_lightning.evaluation.tags import detail_of, label_of, tags_of
 from lvm_lightning.studies.base import FreeStudy
 from lvm_lightning.support import UserError
@@ -96,15 +97,27 @@ class Compare(FreeStudy):
         runs = [Run(folder) for folder in self.folders]
         for run in runs:
             require_same_data(runs[0], run)
-        differences = [f"{run.path} − {runs[0].path}" for run in runs[1:]]
-        rows = [["quantity", *(str(run.path) for run in runs), *differences, "images"]]
-        for tag in dict.fromkeys(tag for run in runs for tag in run.names):
-            names = [run.names[tag] for run in runs if tag in run.names]
-            images = next(run.quantities[run.names[tag]].images for run in runs if tag in run.names)
-            label = label_of(tag, names)
-            cells = [*(_cell(run, tag, label) for run in runs), *(_difference(runs[0], run, tag) for run in runs[1:])]
-            rows.append([label, *cells, f"{images:,}"])
-        return "\n".join([aligned(rows), *(f"\n{run.note}" for run in runs if run.note)])
+        return "\n".join([side_by_side(runs, Screen.here()), *(f"\n{run.note}" for run in runs if run.note)])
+
+
+def side_by_side(runs: Sequence[Run], screen: Screen = LOG) -> str:
+    """A row for each quantity; on a screen too narrow for that, one for each run, and the runs by number."""
+    wide = [["quantity", *(str(run.path) for run in runs)]]
+    wide[0] += [*(f"{run.path} − {runs[0].path}" for run in runs[1:]), "images"]
+    long = [["quantity", "run", "value ± standard error", "minus run 1", "images"]]
+    for tag in dict.fromkeys(tag for run in runs for tag in run.names):
+        names = [run.names[tag] for run in runs if tag in run.names]
+        label = label_of(tag, names)
+        images = next(f"{run.quantities[run.names[tag]].images:,}" for run in runs if tag in run.names)
+        values = [_cell(run, tag, label) for run in runs]
+        differences = [_difference(runs[0], run, tag) for run in runs[1:]]
+        wide.append([label, *values, *differences, images])
+        rows = enumerate(zip(values, ["", *differences], strict=True), start=1)
+        long += [[label if n == 1 else "", str(n), value, difference, images] for n, (value, difference) in rows]
+    if screen.holds(wide):
+        return aligned(wide, screen)
+    legend = [f"run {number}: {run.path}" for number, run in enumerate(runs, start=1)]
+    return "\n".join([*legend, "", aligned(long, screen, common=["images"])])
 
 
 def require_same_data(first: Run, other: Run) -> None:
