@@ -96,7 +96,7 @@ class Anneal(Study):
     def _sandwich(self, subject: Subject, like: Tensor) -> list[Quantity]:
         """Bounds from both sides on log p(x) of images that the model made itself."""
         found = []
-        with subject.bar("sandwich on simulated data", total=self.transitions(len(like), runs=2)) as bar:
+        with subject.bar("sandwich", total=self.transitions(len(like), runs=2)) as bar:
             for part, g in subject.parts(like, TOGETHER, "simulation"):
                 x, z = subject.model.simulate(part, g)
                 found.append(self.bounds(subject.module, x, g, z, bar.update))
