@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NamedTuple, NoReturn
@@ -128,6 +128,24 @@ class Stopped(Exception):  # noqa: N818
         self.status = status
 
 
+class Told:
+    """Says of a row which of how many it is, what it does, and for how long it has been running.
+
+    Args:
+        number: of the row, from 1.
+        of: how many rows there are.
+        name: of the row.
+    """
+
+    def __init__(self, number: int, of: int, name: str) -> None:
+        self._row, self._started = f"row {number} of {of}, {name}", time.monotonic()
+
+    def __call__(self, what: str) -> None:
+        """Say it in a line."""
+        seconds = time.monotonic() - self._started
+        print(f"{self._row}{f', after {duration(seconds)}' if seconds >= 1 else ''}: {what}", flush=True)
+
+
 class Place(NamedTuple):
     """Where a row is run.
 
@@ -184,7 +202,7 @@ def arguments_of(row: Row, place: Place) -> list[str]:
         arguments += ["--data.source", row.data, "--data.folder", str(place.amat)]
     folder = place.folder
     arguments += ["--trainer.logger.save_dir", str(folder.parent), "--trainer.logger.name", ""]
-    return [*arguments, "--trainer.logger.version", folder.name, "--trainer.enable_progress_bar", "false"]
+    return [*arguments, "--trainer.logger.version", folder.name]
 
 
 @contextlib.contextmanager
@@ -222,8 +240,13 @@ def command(arguments: Sequence[str]) -> None:
         raise RowError(f"'lvm-lightning {arguments[0]}' ended with status {status}, see above")
 
 
-def run(row: Row, place: Place) -> dict[str, Any]:
+def run(row: Row, place: Place, told: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
     """Train, test and describe a row, going on from what an interrupted run left.
+
+    Args:
+        row: the row.
+        place: where it is run.
+        told: is told what is done next.
 
     Raises:
         RowError: if a command fails, the folder holds another run, or another process is running the row.
@@ -232,12 +255,12 @@ def run(row: Row, place: Place) -> dict[str, Any]:
     place.folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(place.folder.with_name(f".{row.name}.lock"), timeout=0):
-            return run_alone(row, place)
+            return run_alone(row, place, told)
     except Timeout as error:
         raise RowError(f"another process is running it in {place.folder}") from error
 
 
-def run_alone(row: Row, place: Place) -> dict[str, Any]:
+def run_alone(row: Row, place: Place, told: Callable[[str], None]) -> dict[str, Any]:
     """:func:`run` in a folder that no other process writes to."""
     record, last = place.folder / "row.json", place.folder / "checkpoints" / "last.ckpt"
     settings = digest_of_settings(row)
@@ -250,14 +273,17 @@ def run_alone(row: Row, place: Place) -> dict[str, Any]:
                 f"{place.folder} was run before {row.config} got the settings that it has now; "
                 "move it away, or name another --output"
             )
+        told("was finished before")
         return done | described(row, place.folder)
     if not last.exists():
         clear(place.folder)
-    told = arguments_of(row, place)
-    command(["fit", *told, *(["--ckpt_path", str(last)] if last.exists() else first_weights(row, place))])
+    arguments = arguments_of(row, place)
+    told(f"goes on after {duration(seconds_of_training(last))} of training" if last.exists() else "training")
+    command(["fit", *arguments, *(["--ckpt_path", str(last)] if last.exists() else first_weights(row, place))])
     state = place.folder / "checkpoints" / f"{row.checkpoint}.ckpt"
     started = time.monotonic()
-    command(["test", *told, *row.test_overrides, "--ckpt_path", str(state)])
+    told("test")
+    command(["test", *arguments, *row.test_overrides, "--ckpt_path", str(state)])
     took = {
         "settings": settings,
         "test_seconds": time.monotonic() - started,
@@ -266,7 +292,13 @@ def run_alone(row: Row, place: Place) -> dict[str, Any]:
     }
     done = described(row, place.folder) | took
     write_json(record, done)
+    told("finished")
     return done
+
+
+def seconds_of_training(checkpoint: Path) -> float:
+    """How long the training has taken that a checkpoint comes from."""
+    return float(read_checkpoint(checkpoint)["callbacks"].get("Timer", {}).get("time_elapsed", {}).get("train", 0.0))
 
 
 def first_weights(row: Row, place: Place) -> list[str]:
@@ -523,9 +555,10 @@ def main() -> None:
             return
         wanted = chosen(rows, options.row, amat)
         make_folders(output=options.output, publish=options.publish)
-        for row in wanted:
+        for number, row in enumerate(wanted, start=1):
             try:
-                results.append(run(row, Place(options.output.resolve() / row.name, amat)))
+                place, told = Place(options.output.resolve() / row.name, amat), Told(number, len(wanted), row.name)
+                results.append(run(row, place, told))
             except RowError as error:
                 failed.append(row.name)
                 print(f"reproduce.py: {row.name}: {error}", file=sys.stderr, flush=True)

@@ -222,6 +222,8 @@ def test_decimals_follow_the_standard_error() -> None:
     assert with_error(1.5e130, 0.0) == "1.5e+130"
     assert with_error(2.0, math.nan) == with_error(2, 0) == "2"
     assert with_error(-1e40, 1e38) == "-1e+40 ± 1.0e+38"
+    assert with_error(7.43928071e-06, 9.8e-07) == "7.44e-06 ± 9.8e-07"
+    assert with_error(-130.123456789, 2e-7) == "-130.1234568 ± 2.0e-07"
     assert quantity(torch.full((5,), -7.880609)).stderr == 0  # not their rounding
 
 

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from lvm_lightning.evaluation import Budget, EvaluationSettings, Evaluator, table
+from lvm_lightning.evaluation.layout import Screen
 from lvm_lightning.evaluation.per_example import PER_EXAMPLE, REPORT, write_per_example
 from lvm_lightning.evaluation.report import FinishedBatches, write_report
 from lvm_lightning.modules.base import LatentVariableModule
@@ -101,7 +102,7 @@ class EvaluationReport(Callback):
         for logger in tensorboards(trainer):  # its HPARAMS tab
             logger.log_hyperparams(settings, metrics)
             logger.experiment.flush()  # the page reads the curves from its file
-        print(f"\n{table(module.evaluation)}\n")
+        print(f"\n{table(module.evaluation, Screen.here())}\n")
         for note in module.warnings:
             print(f"warning: {note}\n")
         try:
@@ -131,4 +132,8 @@ class Predictions(Callback):
         arrays = {name: torch.cat([b[name] for b in self._batches]).numpy() for name in self._batches[0]}
         write_arrays(path, arrays)
         self._batches = []
-        print(f"predictions ({', '.join(arrays)}) of {len(arrays['label']):,} images written to {path}")
+        self._told = f"predictions ({', '.join(arrays)}) of {len(arrays['label']):,} images written to {path}"
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say where it is, behind the progress bar, which has ended by now."""
+        print(self._told)

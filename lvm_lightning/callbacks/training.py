@@ -1,14 +1,13 @@
-"""What a training shows of itself, its bound and its progress bar, and torch.compile for it."""
+"""What a training shows of its bound, and torch.compile for it."""
 
 import math
-import time
 from collections.abc import Mapping
 from statistics import fmean
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
@@ -126,29 +125,6 @@ class TrainingBound(Callback):
         if self._pending:
             self.bounds += cast(Tensor, self._strategy.reduce(torch.stack(self._pending), reduce_op="mean")).tolist()
             self._pending = []
-
-
-class BoundProgressBar(TQDMProgressBar):
-    """Progress bar with the bounds in nats, redrawn by the clock: fast steps pay little, slow ones are seen at once.
-
-    Args:
-        seconds: least time between two redraws; a bar's last state is always drawn.
-    """
-
-    def __init__(self, seconds: float = 0.5) -> None:
-        super().__init__(refresh_rate=1, leave=True)
-        self.seconds, self._drawn = seconds, -math.inf
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """The logged bounds, two decimals and their unit; no version number."""
-        found = super().get_metrics(trainer, pl_module).items()  # the version is no float
-        return {name: f"{value:.2f} nats" for name, value in found if isinstance(value, float) and math.isfinite(value)}
-
-    def _should_update(self, current: int, total: int | float) -> bool:
-        now = time.monotonic()
-        due = current == total or now - self._drawn >= self.seconds
-        self._drawn = now if due else self._drawn
-        return self.is_enabled and due
 
 
 class CompiledNetworks(Callback):

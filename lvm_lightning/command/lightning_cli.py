@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lvm_lightning.callbacks import finite, pictures, run_checkpoint, run_folder, training
+from lvm_lightning.callbacks import finite, pictures, progress, run_checkpoint, run_folder, training
 from lvm_lightning.command import checkpoints, config_files, environment, folders, helping, parsing, paths, runs
 from lvm_lightning.command.meeting import MEETING
 from lvm_lightning.command.starting import WeightsFrom
@@ -164,7 +164,7 @@ class CLI(LightningCLI):
         """Those that the subcommand and the model have a use for: every callback costs time at each step."""
         ours: list[tuple[pl.Callback, bool]] = [
             (finite.FiniteGuard(), True),
-            (training.BoundProgressBar(), trainer.get("enable_progress_bar") is not False),
+            (progress.BoundProgressBar(), progress.wanted(trainer)),
         ]
         if trainer.get("enable_checkpointing") is False:
             keys.remove("checkpoint")
@@ -246,4 +246,5 @@ class CLI(LightningCLI):
         self.datamodule.prepare_data()
         self.datamodule.setup("test")
         about = provenance(self.model, self.datamodule)
-        print(study.run(Subject(self.model, self.datamodule, folder, about, settings.seed)))
+        bars = settings.trainer.get("enable_progress_bar") is not False
+        print(study.run(Subject(self.model, self.datamodule, folder, about, settings.seed, bars)))

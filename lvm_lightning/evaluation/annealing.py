@@ -57,12 +57,14 @@ class Path:
         log_ratio: log p(x, z) − log p₀(z); for the prior as p₀ it is log p(x|z).
         betas: β_0 = 0 … β_T = 1.
         leapfrog: leapfrog steps a transition.
+        tick: is told of each transition how many chains have made it.
     """
 
     log_base: Callable[[Tensor], Tensor]
     log_ratio: Callable[[Tensor], Tensor]
     betas: list[float]
     leapfrog: int = 5
+    tick: Callable[[int], object] = lambda chains: None
 
     def at(self, z: Tensor) -> Point:
         """Densities and gradients at z; only z's gradient is taken, not the model's."""
@@ -113,6 +115,7 @@ def transition(path: Path, point: Point, beta: float, step: Tensor, generator: t
     log_accept = point.log_density(beta) - start.log_density(beta) + kinetic - 0.5 * momentum.square().sum(-1)
     accept = log_accept.nan_to_num(nan=-math.inf).clamp(max=0).exp()  # a diverged path is refused
     taken = torch.rand(accept.shape, generator=generator, dtype=accept.dtype).to(accept) < accept
+    path.tick(len(accept))
     where = {2: taken, 3: taken.unsqueeze(-1)}  # for (C, B) and (C, B, K)
     return Point(*(torch.where(where[a.ndim], a, b) for a, b in zip(point, start, strict=True))), accept
 

@@ -16,7 +16,8 @@ def with_error(value: float, stderr: float, sign: str = "") -> str:
     if not stderr > 0:
         return f"{value:{sign}.6g}"
     if stderr < 1e-6 or max(abs(value), stderr) > 1e9:  # rows of zeros, or of digits that mean nothing
-        return f"{value:{sign}.10g} ± {stderr:.1e}"
+        places = math.floor(math.log10(abs(value) or 1)) - math.floor(math.log10(stderr)) + 2
+        return f"{value:{sign}.{min(10, max(2, places))}g} ± {stderr:.1e}"
     digits = min(6, max(2, 1 - math.floor(math.log10(stderr))))
     return f"{value:{sign}.{digits}f} ± {stderr:.{digits}f}"
 

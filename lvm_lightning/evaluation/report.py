@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 from torchmetrics.aggregation import CatMetric
 
-from lvm_lightning.evaluation.layout import aligned
+from lvm_lightning.evaluation.layout import LOG, Screen, aligned
 from lvm_lightning.evaluation.plain import digest_of, with_error, write_json
 from lvm_lightning.support.files import read_arrays, write_arrays
 
 Kind = Literal["exact", "lower bound", "upper bound", "stochastic estimate", "parameter"]
 LOG_P, NATS = "unit of log p(x)", "unit of a difference"
 """Units that only the data say: nats for each image or for one data set, and of a density also the scale of x."""
+
+COMMON = ("unit", "kind", "split", "samples", "images")
+"""Columns of a table of quantities that are told once on a narrow screen, where all rows agree."""
 
 
 @dataclass(frozen=True)
@@ -126,12 +129,12 @@ class Gathered:
         return {m.name: m if m.constant else m.with_values(torch.as_tensor(v.compute())) for m, v in self.kept.values()}
 
 
-def table(quantities: Sequence[Quantity]) -> str:
-    """The quantities as aligned text, a line each under one heading."""
+def table(quantities: Sequence[Quantity], screen: Screen = LOG) -> str:
+    """The quantities as aligned text, a row each under one heading."""
     rows = [("quantity", "value ± standard error", "unit", "kind", "split", "samples", "images")]
     for q in quantities:
         rows += [(q.name, with_error(q.value, q.stderr), q.unit, q.kind, q.split, f"{q.samples:,}", f"{q.images:,}")]
-    return aligned(rows)
+    return aligned(rows, screen, COMMON)
 
 
 @dataclass(frozen=True)

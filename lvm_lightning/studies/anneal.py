@@ -1,5 +1,7 @@
 """log p(x) of a trained model by every means at once: quadrature, importance sampling, annealing; a sandwich."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,21 +82,24 @@ class Anneal(Study):
 
     def _annealed(self, subject: Subject, x: Tensor, exact: Tensor | None) -> list[Quantity]:
         """The annealed lower bound, and its distance from log p(x) where that is exact."""
-        parts = subject.parts(x, TOGETHER, "annealing", "annealing")
-        bound = torch.cat([self.bounds(subject.module, part, generator)[0] for part, generator in parts])
+        parts = subject.parts(x, TOGETHER, "annealing")
+        with subject.bar("annealing", total=self.transitions(len(x), runs=1)) as bar:
+            found = [self.bounds(subject.module, part, generator, tick=bar.update)[0] for part, generator in parts]
+        bound = torch.cat(found)
         name = f"annealed from the {self.start}: {self.steps:,} temperatures, {self.chains} chains"
-        found = [subject.quantity(name, bound, "lower bound", self.chains)]
+        quantities = [subject.quantity(name, bound, "lower bound", self.chains)]
         if exact is not None:
-            gap = exact - bound
-            found.append(subject.quantity("log p(x) − annealed", gap, "stochastic estimate", self.chains, unit=NATS))
-        return found
+            label, gap = "log p(x) − annealed", exact - bound
+            quantities.append(subject.quantity(label, gap, "stochastic estimate", self.chains, unit=NATS))
+        return quantities
 
     def _sandwich(self, subject: Subject, like: Tensor) -> list[Quantity]:
         """Bounds from both sides on log p(x) of images that the model made itself."""
         found = []
-        for part, g in subject.parts(like, TOGETHER, "simulation", "sandwich on simulated data"):
-            x, z = subject.model.simulate(part, g)
-            found.append(self.bounds(subject.module, x, g, z))
+        with subject.bar("sandwich", total=self.transitions(len(like), runs=2)) as bar:
+            for part, g in subject.parts(like, TOGETHER, "simulation"):
+                x, z = subject.model.simulate(part, g)
+                found.append(self.bounds(subject.module, x, g, z, bar.update))
         low, high = (torch.cat(bounds) for bounds in zip(*found, strict=True))
         C, made = self.chains, SIMULATED
         return [
@@ -103,8 +108,18 @@ class Anneal(Study):
             subject.quantity("width of the sandwich", high - low, "stochastic estimate", C, made, NATS),
         ]
 
+    def transitions(self, examples: int, runs: int) -> int:
+        """Transitions of all chains: of the pilots, at each temperature, and of the runs, between them."""
+        pilots = self.steps * min(self.chains, PILOT_CHAINS)
+        return math.ceil(examples / TOGETHER) * (pilots + runs * (self.steps - 1) * self.chains)
+
     def bounds(
-        self, module: LatentVariableModule, x: Tensor, generator: Generator, posterior_sample: Tensor | None = None
+        self,
+        module: LatentVariableModule,
+        x: Tensor,
+        generator: Generator,
+        posterior_sample: Tensor | None = None,
+        tick: Callable[[int], object] = lambda chains: None,
     ) -> tuple[Tensor, ...]:
         """Annealed lower bounds on log p(x) ``(B,)``, and upper ones where there is a posterior sample ``(B, K)``."""
         q = PriorProposal(module.model.prior, x) if self.start == "prior" else module.propose(x)
@@ -113,7 +128,7 @@ class Anneal(Study):
         def log_ratio(u: Tensor) -> Tensor:
             return start.log_joint(u) - start.log_base(u)
 
-        path = annealing.Path(start.log_base, log_ratio, annealing.sigmoid_schedule(self.steps), self.leapfrog)
+        path = annealing.Path(start.log_base, log_ratio, annealing.sigmoid_schedule(self.steps), self.leapfrog, tick)
         tuned = annealing.tune(path, start.draw(min(self.chains, PILOT_CHAINS)), generator)
         lower = annealing.lower_bound(annealing.forward(path, start.draw(self.chains), tuned, generator))
         if posterior_sample is None:

@@ -1,21 +1,23 @@
 """What a study is: one class, whose ``__init__`` arguments are its settings, and what it looks at."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Generator, Tensor
-from tqdm import tqdm
 
 from lvm_lightning.data.protocol import examples
 from lvm_lightning.evaluation import LOG_P, NATS, Kind, Measured, Quantity, table
+from lvm_lightning.evaluation.layout import Screen
 from lvm_lightning.evaluation.report import Provenance, write_report
 from lvm_lightning.model import LatentVariableModel
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.support import Purpose, generator_for
+from lvm_lightning.support.progress import Bar
 
 SIMULATED = "simulated"
 """The split of what the model made itself."""
@@ -31,6 +33,7 @@ class Subject:
         folder: where the study's files go.
         provenance: what the numbers are about.
         seed: seed of the study's draws.
+        bars: whether progress is shown.
     """
 
     module: LatentVariableModule
@@ -38,6 +41,7 @@ class Subject:
     folder: Path
     provenance: Provenance
     seed: int
+    bars: bool = True
 
     @property
     def model(self) -> LatentVariableModel:
@@ -50,8 +54,13 @@ class Subject:
 
     def parts(self, x: Tensor, size: int, purpose: Purpose, progress: str = "") -> Iterator[tuple[Tensor, Generator]]:
         """So many examples after the others, each time with the generator of their noise; a bar shows the progress."""
-        for number, part in enumerate(tqdm(x.split(size), desc=progress, leave=False, disable=not progress)):
+        parts = x.split(size)
+        for number, part in enumerate(self.bar(progress, parts) if progress else parts):
             yield part, generator_for(self.seed, purpose, number)
+
+    def bar(self, name: str, over: Iterable[Any] | None = None, total: int | None = None) -> Bar:
+        """A bar with the time left, over some things, or one whose ``update(n)`` is called; it leaves no trace."""
+        return Bar(over, desc=name, total=total, leave=False, disable=not self.bars)
 
     def log_weights(self, x: Tensor, samples: int, generator: Generator) -> Tensor:
         """Log importance weights under the module's own proposals, ``(S, B)``, nats, without gradients."""
@@ -83,7 +92,7 @@ class Subject:
     def write(self, name: str, quantities: Sequence[Quantity]) -> str:
         """Write the quantities as JSON to a file of the folder; returns their table and the path, to be printed."""
         write_report(self.folder / name, quantities, self.provenance)
-        return f"{table(quantities)}\n\nwritten to {self.folder / name}"
+        return f"{table(quantities, Screen.here())}\n\nwritten to {self.folder / name}"
 
 
 class Study(ABC):

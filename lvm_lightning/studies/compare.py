@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lvm_lightning.evaluation.layout import aligned
+from lvm_lightning.evaluation.layout import LOG, Screen, aligned
 from lvm_lightning.evaluation.per_example import PER_EXAMPLE, REPORT, read_per_example
 from lvm_lightning.evaluation.plain import with_error
 from lvm_lightning.evaluation.tags import detail_of, label_of, tags_of
@@ -95,7 +95,7 @@ class Compare(FreeStudy):
         if len(self.folders) < 2:
             raise UserError(f"RUN: must be at least two run folders, got {len(self.folders)}")
         runs = [Run(folder) for folder in self.folders]
-        return "\n".join([aligned(side_by_side(runs)), *(f"\n{run.note}" for run in runs if run.note)])
+        return "\n".join([shown(runs, Screen.here()), *(f"\n{run.note}" for run in runs if run.note)])
 
 
 def side_by_side(runs: Sequence[Run]) -> list[list[str]]:
@@ -115,6 +115,19 @@ def side_by_side(runs: Sequence[Run]) -> list[list[str]]:
         cells = [*(_cell(run, tag, label) for run in runs), *(_difference(runs[0], run, tag) for run in runs[1:])]
         rows.append([label, *cells, f"{images:,}"])
     return rows
+
+
+def shown(runs: Sequence[Run], screen: Screen = LOG) -> str:
+    """:func:`side_by_side` as text; on a screen too narrow for that, a line for each run, and the runs by number."""
+    wide = side_by_side(runs)
+    if screen.holds(wide):
+        return aligned(wide, screen)
+    n, long = len(runs), [["quantity", "run", "value ± standard error", "minus run 1", "images"]]
+    for label, *cells, images in wide[1:]:
+        rows = enumerate(zip(cells[:n], ["", *cells[n:]], strict=True), start=1)
+        long += [[label if number == 1 else "", str(number), *pair, images] for number, pair in rows]
+    legend = [f"run {number}: {run.path}" for number, run in enumerate(runs, start=1)]
+    return "\n".join([*legend, "", aligned(long, screen, common=["images"])])
 
 
 def require_same_data(first: Run, other: Run) -> None:

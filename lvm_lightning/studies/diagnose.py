@@ -1,6 +1,7 @@
 """A trained model looked at from all sides: bounds on each split, latents, gradients."""
 
 import math
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -42,12 +43,13 @@ class Diagnose(Study):
         quantities += latents_of(subject, rows["test"])
         if self.gradient_repeats:
             first = rows["train"][:BATCH]
-            quantities += gradients_of(subject.module, first, self.gradient_repeats, subject.seed)
+            with subject.bar("gradients", total=self.gradient_repeats) as bar:
+                quantities += gradients_of(subject.module, first, self.gradient_repeats, subject.seed, bar.update)
         return subject.write("diagnosis.json", quantities)
 
     def _bounds(self, subject: Subject, x: Tensor, split: str) -> list[Quantity]:
         """ELBO and L_S of a split, and log p(x) where it is exact."""
-        parts = subject.parts(x, BATCH, "diagnosis")
+        parts = subject.parts(x, BATCH, "diagnosis", f"diagnose {split}")
         weights = (subject.log_weights(part, self.samples, generator) for part, generator in parts)
         bounds = [(elbo(log_w), iw_elbo(log_w.double())) for log_w in weights]
         lower, tight = (torch.cat(values) for values in zip(*bounds, strict=True))
@@ -86,10 +88,13 @@ def latents_of(subject: Subject, x: Tensor) -> list[Quantity]:
     return found
 
 
-def gradients_of(module: LatentVariableModule, x: Tensor, repeats: int, seed: int) -> list[Quantity]:
-    """Signal-to-noise ratio of the training gradient of each part of the model, on one batch."""
+def gradients_of(
+    module: LatentVariableModule, x: Tensor, repeats: int, seed: int, tick: Callable[[], object] = lambda: None
+) -> list[Quantity]:
+    """Signal-to-noise ratio of the training gradient of each part of the model, on one batch; a tick each repeat."""
 
     def loss(repeat: int) -> Tensor:
+        tick()
         module.noise_seed = seed + repeat  # noise of its own for every repeat
         return cast(dict[str, Tensor], module.training_step(Batch.of(x), 0))["loss"]
 

@@ -3,16 +3,22 @@
 import torch
 
 from lvm_lightning.figures.pictures import darkness, image_grid, render, save_png
+from lvm_lightning.model import Sample as Drawn
 from lvm_lightning.studies.base import Study, Subject
 from lvm_lightning.support import PositiveInt, UserError, generator_for, write_arrays
+
+TOGETHER = 1000
+"""Images that are drawn together."""
+SHOWN = 1024
+"""Images that a picture has room for."""
 
 
 class Sample(Study):
     """Draw new images from a trained model: a PNG grid and an array.
 
     Ancestral sampling: z ~ p(z), x ~ p(x|z). Writes ``samples.png``, a grid that shows the data's pixel range from
-    white to black, and ``samples.npz`` with ``x`` ``(count, H, W)``, uint8 for binary images and float32 otherwise,
-    ``mean`` = E[x|z] float32 in the same shape, and ``z`` ``(count, K)``.
+    white to black (of many images the first 1,024), and ``samples.npz`` with ``x`` ``(count, H, W)``, uint8 for binary
+    images and float32 otherwise, ``mean`` = E[x|z] float32 in the same shape, and ``z`` ``(count, K)``.
 
     Args:
         count: number of images.
@@ -32,10 +38,17 @@ class Sample(Study):
             name = type(subject.module).__name__
             raise UserError(f"model: sample draws images, got {name}, which has none; use test")
         with torch.inference_mode():
-            drawn = subject.model.sample(self.count, generator)
-        x, mean = (images.cpu().view(-1, *data.shape) for images in (drawn.x, drawn.mean))
+            parts = [subject.model.sample(n, generator) for n in subject.bar("sample", self._parts())]
+        drawn = Drawn(*(torch.cat(each).cpu() for each in zip(*parts, strict=True)))
+        x, mean = (images.view(-1, *data.shape) for images in (drawn.x, drawn.mean))
         picture, array = subject.folder / "samples.png", subject.folder / "samples.npz"
-        save_png(render(image_grid(darkness(x, data.scale), f"{self.count} samples x ~ p(x)")), picture)
+        title = f"{self.count} samples x ~ p(x)" + f", the first {SHOWN}" * (self.count > SHOWN)
+        save_png(render(image_grid(darkness(x[:SHOWN], data.scale), title)), picture)
         images = x if subject.model.likelihood.density else x.to(torch.uint8)
-        write_arrays(array, {"x": images.numpy(), "mean": mean.numpy(), "z": drawn.z.cpu().numpy()})
+        write_arrays(array, {"x": images.numpy(), "mean": mean.numpy(), "z": drawn.z.numpy()})
         return "\n".join(f"{self.count} samples written to {path}" for path in (picture, array))
+
+    def _parts(self) -> list[int]:
+        """How many images are drawn together, one part after the other."""
+        whole, rest = divmod(self.count, TOGETHER)
+        return [TOGETHER] * whole + [rest] * (rest > 0)

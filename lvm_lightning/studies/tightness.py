@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lvm_lightning.evaluation import LOG_P, NATS, Quantity
-from lvm_lightning.evaluation.layout import aligned
+from lvm_lightning.evaluation.layout import LOG, Screen, aligned
 from lvm_lightning.evaluation.plain import with_error, write_json
 from lvm_lightning.evaluation.rise import Tightness as Row
 from lvm_lightning.evaluation.rise import measure, rise
@@ -50,18 +50,18 @@ class Tightness(Study):
         content |= {"log_p": dataclasses.asdict(truth) if truth else None, "rows": listed}
         content |= {"log_p_error": dataclasses.asdict(exact[1]) if exact[1:] else None}
         write_json(numbers, content | {"provenance": dataclasses.asdict(subject.provenance)})
-        return f"{table(rows, exact, units)}\n\nwritten to {picture} and {numbers}"
+        return f"{table(rows, exact, units, Screen.here())}\n\nwritten to {picture} and {numbers}"
 
     def _rows(self, subject: Subject, x: Tensor, log_p: Tensor | None) -> list[Row]:
         generator, parts = generator_for(subject.seed, "tightness", 0), []
         together = min(WEIGHTS // self.largest, max(BATCH, len(x) // BATCHES))
-        for numbers in torch.arange(len(x)).split(max(1, together)):
+        for numbers in subject.bar("tightness", torch.arange(len(x)).split(max(1, together))):
             log_w = subject.log_weights(x[numbers], self.largest, generator).cpu()
             parts.append(measure(log_w, None if log_p is None else log_p[numbers]))
         return rise(parts, log_p)
 
 
-def table(rows: list[Row], exact: list[Quantity], units: Mapping[str, str]) -> str:
+def table(rows: list[Row], exact: list[Quantity], units: Mapping[str, str], screen: Screen = LOG) -> str:
     """A line for each N, and what is exact; the gap's columns are differences, in nats whatever the bound's unit is."""
     names = ("log p(x) − L_N", "Var[w]/(2 N p²)")
     lines = [("N", f"L_N ± standard error ({units[LOG_P]})", *(f"{name} ({units[NATS]})" for name in names))]
@@ -69,4 +69,4 @@ def table(rows: list[Row], exact: list[Quantity], units: Mapping[str, str]) -> s
         known = "—" if r.gap is None or r.gap_stderr is None else with_error(r.gap, r.gap_stderr)
         lines.append((f"{r.samples:,}", with_error(r.bound, r.stderr), known, f"{r.predicted_gap:.4g}"))
     lines += [(quantity.name, with_error(quantity.value, quantity.stderr), quantity.kind, "") for quantity in exact]
-    return aligned(lines)
+    return aligned(lines, screen)
