@@ -1,4 +1,4 @@
-"""Figures at each validation and when training ends, to TensorBoard and to ``figures/`` in the run's folder."""
+"""Figures at each validation and when training ends, to the loggers and to ``figures/`` in the run's folder."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lvm_lightning.callbacks.run_folder import run_folder, tensorboards
+from lvm_lightning.callbacks.board import log_figure, tensorboards
+from lvm_lightning.callbacks.run_folder import run_folder
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.data.protocol import Description
 from lvm_lightning.evaluation import closed_forms
@@ -31,15 +32,15 @@ SAMPLES, REPEATS = 4096, 2000
 
 
 def publish(trainer: Trainer, folder: Path, figures: Iterable[tuple[str, Figure]]) -> None:
-    """Write figures as ``figures/<name>.png`` in the run's folder, and to TensorBoard at the current step.
+    """Write figures as ``figures/<name>.png`` in the run's folder, and to the loggers at the current step.
 
     One process draws them: give an iterator that draws when it is asked.
     """
     for name, figure in figures if trainer.is_global_zero else ():
         pixels = pictures.render(figure)
         pictures.save_png(pixels, folder / "figures" / f"{name}.png")
-        for logger in tensorboards(trainer):
-            logger.experiment.add_image(f"figures/{name}", pixels, trainer.global_step, dataformats="HWC")
+        for logger in trainer.loggers:
+            log_figure(logger, name, figure, pixels, trainer.global_step)
 
 
 def as_images(x: Tensor, data: Description) -> Tensor:
@@ -48,7 +49,7 @@ def as_images(x: Tensor, data: Description) -> Tensor:
 
 
 class Pictures(Callback):
-    """Draw what the model generates, at each validation, to TensorBoard and to ``figures/`` in the run's folder.
+    """Draw what the model generates, at each validation, to the loggers and to ``figures/`` in the run's folder.
 
     ``samples`` are drawn from p(x), ``means`` are E[x|z] at the same z (not samples of x: a sample has no grey),
     and ``latent_grid`` decodes a grid over [−extent, extent]² when K = 2. The points z stay the same from one
@@ -85,7 +86,7 @@ class Pictures(Callback):
 
 
 class PosteriorPictures(Callback):
-    """Draw what the encoder does with held-out images, to TensorBoard and to ``figures/`` in the run's folder.
+    """Draw what the encoder does with held-out images, to the loggers and to ``figures/`` in the run's folder.
 
     ``reconstructions`` shows inputs and beside each E[x|z] at the proposal's location; ``latents`` where the proposals
     lie, by digit; ``units`` the KL of each latent dimension and which are active, also as TensorBoard histograms.

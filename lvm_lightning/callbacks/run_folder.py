@@ -5,9 +5,9 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from lvm_lightning.callbacks.board import log_test
 from lvm_lightning.evaluation import Budget, EvaluationSettings, Evaluator, table
 from lvm_lightning.evaluation.per_example import PER_EXAMPLE, REPORT, write_per_example
 from lvm_lightning.evaluation.report import FinishedBatches, write_report
@@ -27,11 +27,6 @@ def run_folder(trainer: Trainer) -> Path:
 def has_stepped(trainer: Trainer) -> bool:
     """Whether the last batch ended a step. With accumulated gradients a step takes several; no state lies between."""
     return trainer.accumulate_grad_batches == 1 or not trainer.fit_loop.epoch_loop._should_accumulate()
-
-
-def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
-    """The run's TensorBoard loggers."""
-    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
 class EvaluationReport(Callback):
@@ -73,6 +68,7 @@ class EvaluationReport(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what the numbers will be about, and look for batches that an earlier test has finished."""
         module, folder = cast(LatentVariableModule, pl_module), run_folder(trainer)
+        module.logs_bound = False
         self._provenance = provenance(module, module.datamodule)
         if self._provenance.data:
             module.finished = FinishedBatches(folder / "evaluation.part", self._provenance.key)
@@ -81,6 +77,7 @@ class EvaluationReport(Callback):
         """Print and write, in one process."""
         module, folder = cast(LatentVariableModule, pl_module), run_folder(trainer)
         finished, module.finished = module.finished, None
+        module.logs_bound = True
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
             return
@@ -94,11 +91,9 @@ class EvaluationReport(Callback):
             if finished.recalled:
                 print(f"\n{finished.recalled} batches were taken over from a test that did not end")
             finished.clear()
-        metrics = {f"hp/{q.name}": q.value for q in module.evaluation}
-        settings = {name: value for name, value in module.hparams.items() if not name.startswith("_")}
-        for logger in tensorboards(trainer):  # its HPARAMS tab
-            logger.log_hyperparams(settings, metrics)
-        print(f"\n{table(module.evaluation)}\n")
+        lines = table(module.evaluation)
+        log_test(trainer, module.evaluation, lines)
+        print(f"\n{lines}\n")
         for note in module.warnings:
             print(f"warning: {note}\n")
         print(f"written to {' and '.join(map(str, written))}")

@@ -9,9 +9,11 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from lvm_lightning.callbacks.board import list_run, log_bound
 from lvm_lightning.callbacks.pictures import publish
 from lvm_lightning.callbacks.run_checkpoint import RunCheckpoint
 from lvm_lightning.callbacks.run_folder import has_stepped, run_folder
@@ -51,10 +53,11 @@ class TrainingBound(Callback):
         self._parts: list[Tensor] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Where something else than the bound is monitored, look at one validation batch, even if none is asked for.
+        """From now on bounds are logged here; where another quantity is monitored, look at a validation batch first.
 
         Only a validation shows what it logs, and the first one may be hours away.
         """
+        cast(LatentVariableModule, pl_module).logs_bound = False
         if trainer.num_sanity_val_steps == 0 and any(monitor not in LOGGED for _, monitor in monitored(trainer)):
             trainer.num_sanity_val_steps = 1
 
@@ -72,7 +75,7 @@ class TrainingBound(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Each process has a slice of the batch: the bound is the mean over them."""
         self._strategy = trainer.strategy
-        cast(LatentVariableModule, pl_module).logs_bound = False
+        list_run(trainer, cast(LatentVariableModule, pl_module))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any
@@ -87,13 +90,24 @@ class TrainingBound(Callback):
         if trainer.global_step % every == 0:
             self._flush()
             mean = fmean(self.bounds[-every:])
-            pl_module.log("train/bound", mean, prog_bar=True)
+            values = {"bound": mean}
             if not cast(LatentVariableModule, pl_module).model.likelihood.density:
-                pl_module.log("train/pixel_likelihood", math.exp(mean / math.prod(batch.x.shape[1:])))
+                values["pixel_likelihood"] = math.exp(mean / math.prod(batch.x.shape[1:]))
+            for name, value in values.items():
+                pl_module.log(f"train/{name}", value, prog_bar=name == "bound", logger=False)
+            log_bound(trainer, "train", values)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what a validation has found, but for what the loggers have already."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            found = trainer.callback_metrics.items()
+            new = {name: float(value) for name, value in found if name not in trainer.logged_metrics}
+            log_bound(trainer, "val", {name[4:]: value for name, value in new.items() if name.startswith("val/")})
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take in the last bounds while the processes still talk to each other."""
         self._flush()
+        cast(LatentVariableModule, pl_module).logs_bound = True
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the curve, and say where training ended; also where a run that is resumed had no step left."""

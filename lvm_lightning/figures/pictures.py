@@ -17,18 +17,19 @@ from torchvision.utils import make_grid
 from lvm_lightning.figures.curves import new_figure, with_legend
 from lvm_lightning.support import replacing
 
+Pixels = npt.NDArray[np.uint8]
 GAP = 2
 """White pixels between neighbouring images."""
 
 
-def render(figure: Figure) -> npt.NDArray[np.uint8]:
+def render(figure: Figure) -> Pixels:
     """Pixels ``(H, W, 3)`` of a figure."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def save_png(pixels: npt.NDArray[np.uint8], path: Path) -> None:
+def save_png(pixels: Pixels, path: Path) -> None:
     """Write a PNG; the file is replaced in one step."""
     with replacing(path) as file:
         Image.fromarray(pixels).save(file, format="png")
