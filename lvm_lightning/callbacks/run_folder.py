@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
 from lvm_lightning.callbacks.board import log_test
@@ -17,11 +18,17 @@ from lvm_lightning.support import PositiveFloat, PositiveInt, write_arrays
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """The logger's folder, or the trainer's default folder without a logger.
+    """The logger's folder for this run, or the trainer's default folder without a logger.
 
-    The logger's folder is broadcast: every process must ask for it, or those that do wait for ever.
+    The folder is broadcast: every process must ask for it, or those that do wait for ever. A logger without a folder
+    for each run (W&B's, MLflow's) gets one where Lightning puts the run's checkpoints, so that runs stay apart.
     """
-    return Path(trainer.log_dir or trainer.default_root_dir)
+    logger = trainer.logger
+    if logger is None or isinstance(logger, TensorBoardLogger | CSVLogger):
+        return Path(trainer.log_dir or trainer.default_root_dir)
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    folder = Path(logger.save_dir or trainer.default_root_dir) / str(logger.name) / version
+    return trainer.strategy.broadcast(folder)
 
 
 def has_stepped(trainer: Trainer) -> bool:
