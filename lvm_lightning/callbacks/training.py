@@ -21,6 +21,7 @@ from lvm_lightning.data.loader import Batch
 from lvm_lightning.evaluation import LOG_P
 from lvm_lightning.figures.curves import training_curve
 from lvm_lightning.modules.base import LatentVariableModule
+from lvm_lightning.modules.provenance import name_of
 from lvm_lightning.support import UserError, replacing
 
 LAST = 50
@@ -49,6 +50,7 @@ class TrainingBound(Callback):
 
     def __init__(self) -> None:
         self.bounds: list[float] = []
+        self.validation: dict[int, float] = {}
         self._pending: list[Tensor] = []
         self._parts: list[Tensor] = []
 
@@ -100,8 +102,10 @@ class TrainingBound(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what a validation has found, but for what the loggers have already."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            found = trainer.callback_metrics.items()
-            new = {name: float(value) for name, value in found if name not in trainer.logged_metrics}
+            found = trainer.callback_metrics
+            new = {name: float(value) for name, value in found.items() if name not in trainer.logged_metrics}
+            if "val/bound" in found:
+                self.validation[trainer.global_step] = float(found["val/bound"])
             log_bound(trainer, "val", {name[4:]: value for name, value in new.items() if name.startswith("val/")})
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -117,24 +121,26 @@ class TrainingBound(Callback):
         lines = [f"{step},{bound:.4f}\n" for step, bound in enumerate(self.bounds, start=1)]
         with replacing(folder / "training_bound.csv") as file:
             file.write("".join(["step,bound_nats_per_image\n", *lines]).encode())
-        curve = training_curve(self.bounds, "Training bound, a lower bound on log p(x)")
+        module = cast(LatentVariableModule, pl_module)
+        title = f"The {module.objective.bound.kind} on log p(x) in training\n{name_of(module)}"
+        curve = training_curve(self.bounds, title, LAST, self.validation, module.units[LOG_P])
         publish(trainer, folder, [("training_bound", curve)])
         last = torch.tensor(self.bounds[-LAST:], dtype=torch.float64)
         stderr = f" ± {float(last.std()) / math.sqrt(len(last)):.2f}" if len(last) > 1 else ""
-        unit = cast(LatentVariableModule, pl_module).units[LOG_P]
         rank_zero_info(
             f"training bound, mean of the last {len(last)} of {len(self.bounds):,} steps: "
-            f"{float(last.mean()):.2f}{stderr} {unit}; run folder: {folder}"
+            f"{float(last.mean()):.2f}{stderr} {module.units[LOG_P]}; run folder: {folder}"
         )
 
     def state_dict(self) -> dict[str, Any]:
         """The bounds so far, so that a resumed run draws its whole curve. Lightning asks every process."""
         self._flush()
-        return {"bounds": list(self.bounds)}
+        return {"bounds": list(self.bounds), "validation": dict(self.validation)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a checkpoint's bounds."""
         self.bounds, self._pending = list(state_dict["bounds"]), []
+        self.validation = dict(state_dict.get("validation", {}))
 
     def _flush(self) -> None:
         if self._pending:

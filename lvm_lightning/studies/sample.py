@@ -2,7 +2,8 @@
 
 import torch
 
-from lvm_lightning.figures.pictures import darkness, image_grid, render, save_png
+from lvm_lightning.figures.pictures import Vector, darkness, image_grid, save_figure
+from lvm_lightning.modules.provenance import name_of
 from lvm_lightning.studies.base import Study, Subject
 from lvm_lightning.support import PositiveInt, UserError, generator_for, write_arrays
 
@@ -16,10 +17,11 @@ class Sample(Study):
 
     Args:
         count: number of images.
+        vector: whether the grid also lies there as an SVG or a PDF.
     """
 
-    def __init__(self, count: PositiveInt = 64) -> None:
-        self.count = count
+    def __init__(self, count: PositiveInt = 64, vector: Vector | None = None) -> None:
+        self.count, self.vector = count, vector
 
     def run(self, subject: Subject) -> str:
         """Draw them.
@@ -35,7 +37,8 @@ class Sample(Study):
             drawn = subject.model.sample(self.count, generator)
         x, mean = (images.cpu().view(-1, *data.shape) for images in (drawn.x, drawn.mean))
         picture, array = subject.folder / "samples.png", subject.folder / "samples.npz"
-        save_png(render(image_grid(darkness(x, data.scale), f"{self.count} samples x ~ p(x)")), picture)
+        title = f"{self.count:,} samples x ~ p(x)\n{name_of(subject.module)}"
+        save_figure(image_grid(darkness(x, data.scale), title), picture, self.vector)
         images = x if subject.model.likelihood.density else x.to(torch.uint8)
         write_arrays(array, {"x": images.numpy(), "mean": mean.numpy(), "z": drawn.z.cpu().numpy()})
         return "\n".join(f"{self.count} samples written to {path}" for path in (picture, array))
