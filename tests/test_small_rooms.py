@@ -24,7 +24,7 @@ from lvm_lightning.evaluation.report import (
     with_error,
     write_report,
 )
-from lvm_lightning.figures.curves import training_curve
+from lvm_lightning.figures.curves import new_figure, training_curve
 from lvm_lightning.figures.latents import latent_scatter, principal_axes, separating_axes, unit_activity
 from lvm_lightning.figures.pictures import (
     Vector,
@@ -376,6 +376,17 @@ def test_ticks_are_plain_numbers() -> None:
     ticks = [label.get_text() for label in axes.get_yticklabels()]
     assert all(re.fullmatch(r"−\d+(\.\d+)?", tick) for tick in ticks), ticks
     assert "validation" in [text.get_text() for text in axes.get_legend().get_texts()]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("end", "named"), [(2000, ["1", "10", "100", "1,000"]), (8, ["1", "2", "5"])])
+def test_logarithmic_ticks_are_plain_numbers_that_do_not_overlap(end: int, named: list[str]) -> None:
+    figure, (axes,) = new_figure(5, 4)
+    axes.plot([1, end], [1, 2])
+    axes.set(xscale="log", xlim=(1, end))
+    render(figure)
+    ticks = [*axes.xaxis.get_major_ticks(), *axes.xaxis.get_minor_ticks()]
+    shown = [tick.label1.get_text() for tick in ticks if 1 <= tick.get_loc() <= end]
+    assert sorted(filter(None, shown), key=lambda text: float(text.replace(",", ""))) == named
 
 
 @pytest.mark.parametrize("vector", ["svg", "pdf"])

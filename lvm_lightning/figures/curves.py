@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter, NullFormatter, ScalarFormatter
 
 from lvm_lightning.evaluation.rise import Tightness
 
@@ -33,11 +33,9 @@ def plain_ticks(figure: Figure) -> None:
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         formatter, (low, high) = axis.get_major_formatter(), sorted(axis.get_view_interval())
         if isinstance(formatter, LogFormatter) and 1e-3 <= low <= high <= 2e6:
-            minor = axis.get_minor_formatter()
             axis.set_major_formatter(FuncFormatter(plain))
-            axis.set_minor_formatter(
-                FuncFormatter(lambda value, i, minor=minor: plain(value) if minor(value, i) else "")
-            )
+            between = FuncFormatter(lambda value, _: plain(value) if f"{value:e}"[0] in "25" else "")
+            axis.set_minor_formatter(between if high < 30 * low else NullFormatter())
         elif isinstance(formatter, ScalarFormatter):
             axis.set_major_formatter(FuncFormatter(plain))
 
