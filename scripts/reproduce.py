@@ -419,11 +419,13 @@ def own_error(result: Mapping[str, Any]) -> str:
 
 def validation(folder: Path) -> list[list[float]]:
     """Step and validation bound, in nats, of each validation: the curve that the tested state was chosen from."""
-    events = EventAccumulator(str(folder)).Reload()
-    if "val/bound" not in events.Tags()["scalars"]:
+    curve, tag, first = folder / "bound_validation", "bound", 0
+    if not curve.is_dir():  # an earlier version's run: another tag, and steps that are counted from 0
+        curve, tag, first = folder, "val/bound", 1
+    events = EventAccumulator(str(curve)).Reload()
+    if tag not in events.Tags()["scalars"]:
         return []
-    # Lightning counts steps from 0, and a resumed run may have one twice
-    bound = {event.step + 1: event.value for event in events.Scalars("val/bound")}
+    bound = {event.step + first: event.value for event in events.Scalars(tag)}  # a resumed run may have a step twice
     return [[step, bound[step]] for step in sorted(bound)]
 
 

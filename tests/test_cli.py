@@ -11,6 +11,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lvm_lightning.callbacks.board import TITLES
 from lvm_lightning.evaluation import Quantity, table
 from tests.command import SMALL_FIT, command
 from tests.conftest import ROOT, Run, arrays, commands_in
@@ -41,6 +42,7 @@ def after_fit(run: Run, trained: Path, tmp_path: Path) -> Run:
 
 
 def scalars(folder: Path) -> dict[str, list[float]]:
+    """Values by tag, of a run or of one curve of its chart."""
     events = EventAccumulator(str(folder)).Reload()
     return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
@@ -64,13 +66,14 @@ def test_fit_leaves_a_run_folder(trained: Path) -> None:
 def test_fit_logs_the_bound_in_nats_to_tensorboard(trained: Path) -> None:
     logged = scalars(trained / RUN)
     bounds = [float(line.split(",")[1]) for line in (trained / RUN / "training_bound.csv").read_text().splitlines()[1:]]
-    assert logged["train/bound"] == pytest.approx([sum(bounds[:2]) / 2, sum(bounds[2:]) / 2], abs=1e-3)
-    assert logged["train/pixel_likelihood"] == pytest.approx([np.exp(b / 784) for b in logged["train/bound"]])
-    assert len(logged["val/bound"]) == len(logged["val/bound_stderr"]) == 2
-    assert "lr-Adam" in logged
+    train, val = (scalars(trained / RUN / f"bound_{split}")["bound"] for split in ("train", "validation"))
+    assert train == pytest.approx([sum(bounds[:2]) / 2, sum(bounds[2:]) / 2], abs=1e-3)
+    assert logged["train/pixel_likelihood"] == pytest.approx([np.exp(b / 784) for b in train])
+    assert len(val) == len(logged["val/bound_stderr"]) == 2
+    assert set(logged) == {"train/pixel_likelihood", "val/bound_stderr", "lr-Adam"}
     pictures = EventAccumulator(str(trained / RUN), size_guidance={"images": 0}).Reload().Tags()["images"]
     names = ("samples", "means", "latent_grid", "training_bound")
-    assert set(pictures) == {f"figures/{name}" for name in names}
+    assert set(pictures) == {f"figures/{TITLES[name]}" for name in names}
 
 
 def test_checkpoint_loads_without_running_code_and_rebuilds_the_module(trained: Path) -> None:
@@ -138,7 +141,8 @@ def test_validate_and_predict_use_the_checkpoint(after_fit: Run, capsys: pytest.
     }
     assert "10,000 images written" in capsys.readouterr().out
     assert after_fit("validate", *common) == 0
-    assert scalars(RUN)["val/bound"][-1] == pytest.approx(scalars(RUN)["val/bound"][1], abs=1e-3)
+    curve = scalars(RUN / "bound_validation")["bound"]
+    assert scalars(RUN)["val/bound"] == pytest.approx([curve[1]], abs=1e-3)
 
 
 def test_last_is_the_last_state_even_where_an_earlier_one_was_better(run: Run) -> None:
@@ -188,11 +192,11 @@ def test_a_model_with_an_encoder_draws_its_posterior(run: Run) -> None:
     drawn = {path.stem for path in (folder / "figures").iterdir()}
     assert drawn == {"samples", "means", "reconstructions", "latents", "units", "training_bound"}
     logged = scalars(folder)
-    for tag in ("val/bound", "val/reconstruction", "val/kl", "val/active_units"):
+    for tag in ("val/bound_stderr", "val/reconstruction", "val/kl", "val/active_units"):
         assert len(logged[tag]) == 2
     tags = EventAccumulator(str(folder)).Reload().Tags()
     assert set(tags["histograms"]) == {"latents/kl_per_dimension_nats", "latents/activity"}
-    assert {f"figures/{name}" for name in drawn} == set(tags["images"])
+    assert {f"figures/{TITLES[name]}" for name in drawn} == set(tags["images"])
 
 
 def test_grey_samples_are_not_cut_to_bits(run: Run) -> None:

@@ -176,3 +176,24 @@ def test_a_file_system_without_locks_is_told(folder: Path) -> None:
     finished = command(folder, *SMALL_FIT, *STEP, environment={"LVM_TEST_NO_LOCKS": "1"})
     assert finished.status == 0, finished.err
     assert "note: no locks in runs/prior_iwae/version_0; start no second command on this run" in finished.err
+
+
+def test_runs_of_a_logger_that_has_one_folder_for_all_stay_apart(folder: Path) -> None:
+    named = [*SMALL_FIT, "--trainer.logger", "tests.small.NamedRuns", "--trainer.logger.save_dir", "runs"]
+    for seed in (0, 1):
+        finished = command(folder, *named, *STEP, "--seed_everything", seed, "--trainer.logger.project", "digits")
+        assert finished.status == 0, finished.err
+    runs = sorted((folder / "runs" / "digits").iterdir(), key=lambda run: run.stat().st_ctime)
+    assert {path.name for path in (folder / "runs").iterdir()} == {"digits"}
+    assert len(runs) == 2
+    for seed, run in enumerate(runs):
+        assert f"seed_everything: {seed}" in (run / "config.yaml").read_text()
+        assert {path.name for path in run.iterdir()} >= {"checkpoints", "figures", "training_bound.csv"}
+    before = (runs[1] / "training_bound.csv").read_text()
+    resumed = command(folder, "fit", runs[0], "--trainer.max_steps", 2, "--trainer.limit_val_batches", 1)
+    assert resumed.status == 0, resumed.err
+    assert len((runs[0] / "training_bound.csv").read_text().splitlines()) == 3
+    assert (runs[1] / "training_bound.csv").read_text() == before
+    assert sorted((folder / "runs" / "digits").iterdir()) == sorted(runs)
+    taken = ["--trainer.logger.project", "digits", "--trainer.logger.version", runs[0].name]
+    refused(folder, "trainer.logger.version: must not hold a run already", *named, *taken)

@@ -126,7 +126,7 @@ def test_what_is_wrong_with_a_model_costs_the_explorer_alone(tested: Path, tmp_p
 def test_a_csv_logger_serves_as_well(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed_everything: 0\n")
     (tmp_path / "metrics.csv").write_text("epoch,step,train/bound,val/bound\n0,4,-5.5,\n0,9,,-4.5\n")
-    assert read_run(tmp_path).curves == {"train/bound": [(5, -5.5)], "val/bound": [(10, -4.5)]}
+    assert read_run(tmp_path).curves == {"train/bound": [(4, -5.5)], "val/bound": [(9, -4.5)]}
 
 
 def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:

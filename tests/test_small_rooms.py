@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,18 @@ from lvm_lightning.evaluation.report import (
     with_error,
     write_report,
 )
-from lvm_lightning.figures.curves import training_curve
+from lvm_lightning.figures.curves import new_figure, training_curve
+from lvm_lightning.figures.latents import latent_scatter, principal_axes, separating_axes, unit_activity
 from lvm_lightning.figures.pictures import (
+    Vector,
     darkness,
     image_grid,
     latent_grid,
-    latent_scatter,
-    principal_axes,
     reconstruction_grid,
     render,
+    save_figure,
     save_png,
     tile,
-    unit_activity,
 )
 from lvm_lightning.modules import provenance as about
 from lvm_lightning.modules.provenance import versions
@@ -284,7 +285,7 @@ def test_figures_become_png_files(tmp_path: Path) -> None:
     images = torch.rand(9, 4, 5)
     for name, figure in {
         "grid": image_grid(images, "images"),
-        "latent": latent_grid(images, 3.0, "latent"),
+        "latent": latent_grid(images, [-3.0, 0.0, 3.0], "latent"),
         "curve": training_curve([-200.0 + i for i in range(60)], "curve"),
         "short": training_curve([-200.0], "one step"),
         "reconstructions": reconstruction_grid(images, images, "reconstructions"),
@@ -301,9 +302,9 @@ def test_figures_become_png_files(tmp_path: Path) -> None:
 
 
 def test_latent_grid_has_z1_to_the_right_and_z2_up() -> None:
-    (axes,) = latent_grid(torch.rand(9, 4, 5), 3.0, "latent").axes
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["-3.0", "0.0", "3.0"]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["3.0", "0.0", "-3.0"]
+    (axes,) = latent_grid(torch.rand(9, 4, 5), [-3.0, 0.0, 3.0], "latent").axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["−3.0", "0.0", "3.0"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["3.0", "0.0", "−3.0"]
     assert axes.yaxis_inverted()  # rows of an image run downwards: the first row is the largest z2
 
 
@@ -312,13 +313,14 @@ def test_darkness_brings_a_pixel_range_to_0_1() -> None:
     assert darkness(x, (-1.0, 1.0)).tolist() == [0.0, 0.0, 0.5, 1.0, 1.0]
 
 
-def test_reconstructions_stand_beside_their_inputs() -> None:
+def test_reconstructions_stand_under_their_inputs_and_pairs_apart() -> None:
     inputs, reconstructions = torch.zeros(8, 4, 5), torch.ones(8, 4, 5)
     (axes,) = reconstruction_grid(inputs, reconstructions, "title", columns=4).axes
     picture = torch.as_tensor(np.asarray(axes.images[0].get_array()))
-    assert picture.shape == (2 * 4 + 3 * 2, 8 * 5 + 9 * 2)
-    assert (picture[2:6, 2:7] == 1).all()  # an input: zeros are white
-    assert (picture[2:6, 9:14] == 0).all()
+    assert picture.shape == (2 * (4 + 1 + 4) + 3 * 6, 4 * 5 + 5 * 6)
+    assert (picture[6:11, 6:11] == 1).all()  # an input: zeros are white
+    assert (picture[11:15, 6:11] == 0).all()
+    assert (picture[15:21] == 1).all()  # six pixels to the next pair
 
 
 def test_principal_axes_are_the_directions_of_largest_variance() -> None:
@@ -335,10 +337,65 @@ def test_a_scatter_names_digits_and_axes() -> None:
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == [str(d) for d in range(10)]
-    assert "principal axis 1" in axes.get_xlabel()
+    assert "discriminant axis 1" in axes.get_xlabel()
     (unlabelled,) = latent_scatter(torch.randn(50, 2), torch.zeros(50), "Means").axes
     assert unlabelled.get_legend() is None
     assert unlabelled.get_xlabel() == "z₁"
+    (alike,) = latent_scatter(torch.randn(50, 5), torch.zeros(50), "Means").axes
+    assert "principal axis 1" in alike.get_xlabel()
+
+
+def test_separating_axes_find_classes_that_principal_axes_hide() -> None:
+    label = torch.arange(600) % 3
+    points = torch.randn(600, 5, dtype=torch.float64)
+    points[:, 0] *= 100  # the widest direction tells nothing of the classes
+    points[:, 3] += 6 * (label == 1)
+    points[:, 4] += 6 * (label == 2)
+    found = separating_axes(points, label)
+    means = torch.stack([found[label == each].mean(0) for each in range(3)])
+    spread = torch.cat([found[label == each] - means[each] for each in range(3)]).std(0)
+    torch.testing.assert_close(spread, torch.ones(2, dtype=torch.float64), atol=0.02, rtol=0)
+    assert torch.pdist(means).min() > 5
+
+
+def test_each_pixel_of_an_image_is_a_whole_number_of_pixels() -> None:
+    image = torch.rand(4, 7, 5).round()
+    for figure in (image_grid(image, "a title"), latent_grid(image, [-1.0, 1.0], "a title\nin lines")):
+        pixels, (axes,) = render(figure)[..., 0], figure.axes
+        data = np.asarray(axes.images[0].get_array())
+        scale = round(axes.bbox.width / data.shape[1])
+        left, top = round(axes.bbox.x0), len(pixels) - round(axes.bbox.y1)
+        shown = pixels[top : top + scale * data.shape[0], left : left + scale * data.shape[1]]
+        same = shown == np.kron(255 * data, np.ones((scale, scale)))
+        assert same[scale:-scale, scale:-scale].all()  # a tick may reach into the white frame
+
+
+def test_ticks_are_plain_numbers() -> None:
+    figure = training_curve([-100.0 - 1e-4 * i for i in range(3000)], "title", validation={1500: -100.1, 3000: -100.2})
+    render(figure)
+    (axes,) = figure.axes
+    assert "2,000" in [label.get_text() for label in axes.get_xticklabels()]
+    ticks = [label.get_text() for label in axes.get_yticklabels()]
+    assert all(re.fullmatch(r"−\d+(\.\d+)?", tick) for tick in ticks), ticks
+    assert "validation" in [text.get_text() for text in axes.get_legend().get_texts()]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("end", "named"), [(2000, ["1", "10", "100", "1,000"]), (8, ["1", "2", "5"])])
+def test_logarithmic_ticks_are_plain_numbers_that_do_not_overlap(end: int, named: list[str]) -> None:
+    figure, (axes,) = new_figure(5, 4)
+    axes.plot([1, end], [1, 2])
+    axes.set(xscale="log", xlim=(1, end))
+    render(figure)
+    ticks = [*axes.xaxis.get_major_ticks(), *axes.xaxis.get_minor_ticks()]
+    shown = [tick.label1.get_text() for tick in ticks if 1 <= tick.get_loc() <= end]
+    assert sorted(filter(None, shown), key=lambda text: float(text.replace(",", ""))) == named
+
+
+@pytest.mark.parametrize("vector", ["svg", "pdf"])
+def test_a_vector_graphic_lies_beside_the_png(vector: Vector, tmp_path: Path) -> None:
+    save_figure(image_grid(torch.rand(9, 4, 5), "a title"), tmp_path / "one.png", vector)
+    assert {path.name for path in tmp_path.iterdir()} == {"one.png", f"one.{vector}"}
+    assert (tmp_path / f"one.{vector}").read_bytes()[:5] == {"svg": b"<?xml", "pdf": b"%PDF-"}[vector]
 
 
 def test_units_are_counted_above_the_threshold() -> None:

@@ -246,8 +246,8 @@ def test_a_training_has_one_bar_and_tells_its_validations_in_it(
 
 
 def test_the_users_own_bar_is_the_only_one() -> None:
-    for setting, shown in [(None, True), (True, True), (False, False)]:
-        assert progress.wanted(Namespace(enable_progress_bar=setting)) == shown
+    for setting, drawn in [(None, True), (True, True), (False, False)]:
+        assert progress.wanted(Namespace(enable_progress_bar=setting)) == drawn
     for own in (TQDMProgressBar(), [RichProgressBar()]):
         assert not progress.wanted(Namespace(callbacks=own))
 

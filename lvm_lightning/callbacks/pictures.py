@@ -1,4 +1,4 @@
-"""Figures at each validation and when training ends, to TensorBoard and to ``figures/`` in the run's folder."""
+"""Figures at each validation and when training ends, to the loggers and to ``figures/`` in the run's folder."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,35 +11,44 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lvm_lightning.callbacks.run_folder import run_folder, tensorboards
+from lvm_lightning.callbacks.board import log_figure, tensorboards
+from lvm_lightning.callbacks.run_folder import run_folder
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.data.protocol import Description
+from lvm_lightning.densities import StandardNormal
 from lvm_lightning.evaluation import closed_forms
 from lvm_lightning.evaluation.closed_forms import Problem
 from lvm_lightning.evaluation.diagnostics import ACTIVE, activity
 from lvm_lightning.evaluation.rise import Tightness, tightness
 from lvm_lightning.figures import curves, pictures
+from lvm_lightning.figures import latents as scatter
+from lvm_lightning.figures.pictures import Vector
 from lvm_lightning.modules import ExponentialPosterior, GaussianVAE
 from lvm_lightning.modules.base import LatentVariableModule
+from lvm_lightning.modules.provenance import name_of
 from lvm_lightning.support import PositiveFloat, PositiveInt
 
 SOURCE_LIMIT = 15.0
 """Where the teaching source cuts its grid over z off."""
 BAD_FACTOR = 4.0
 """A surrogate at so many times θ* lies beside the posterior: its weights are heavy."""
+EXTENT = 3.0
+"""Half the width of a decoded grid whose prior has no quantiles that are known."""
 SAMPLES, REPEATS = 4096, 2000
 
 
 def publish(trainer: Trainer, folder: Path, figures: Iterable[tuple[str, Figure]]) -> None:
-    """Write figures as ``figures/<name>.png`` in the run's folder, and to TensorBoard at the current step.
+    """Write figures as ``figures/<name>.png`` in the run's folder, and to the loggers at the current step.
 
-    One process draws them: give an iterator that draws when it is asked.
+    :class:`Pictures` says whether a vector graphic lies beside each. One process draws them: give an
+    iterator that draws when it is asked.
     """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    vector = next((callback.vector for callback in callbacks if isinstance(callback, Pictures)), None)
     for name, figure in figures if trainer.is_global_zero else ():
-        pixels = pictures.render(figure)
-        pictures.save_png(pixels, folder / "figures" / f"{name}.png")
-        for logger in tensorboards(trainer):
-            logger.experiment.add_image(f"figures/{name}", pixels, trainer.global_step, dataformats="HWC")
+        pixels = pictures.save_figure(figure, folder / "figures" / f"{name}.png", vector)
+        for logger in trainer.loggers:
+            log_figure(logger, name, figure, pixels, trainer.global_step)
 
 
 def as_images(x: Tensor, data: Description) -> Tensor:
@@ -48,19 +57,23 @@ def as_images(x: Tensor, data: Description) -> Tensor:
 
 
 class Pictures(Callback):
-    """Draw what the model generates, at each validation, to TensorBoard and to ``figures/`` in the run's folder.
+    """Draw what the model generates, at each validation, to the loggers and to ``figures/`` in the run's folder.
 
     ``samples`` are drawn from p(x), ``means`` are E[x|z] at the same z (not samples of x: a sample has no grey),
-    and ``latent_grid`` decodes a grid over [−extent, extent]² when K = 2. The points z stay the same from one
-    validation to the next.
+    and ``latent_grid`` decodes a grid of z when K = 2. The points z stay the same from one validation to the next.
 
     Args:
         side: images along one side of each picture.
-        extent: half the width of the decoded grid.
+        extent: half the width of the decoded grid. By default the grid has the quantiles of a standard-normal prior,
+            each with the same share of p(z) around it, and reaches to ±3 under any other prior.
+        vector: whether each figure of the run also lies there as an SVG or a PDF; by default none does, as figures are
+            drawn at each validation.
     """
 
-    def __init__(self, side: PositiveInt = 8, extent: PositiveFloat = 3.0) -> None:
-        self.side, self.extent = side, extent
+    def __init__(
+        self, side: PositiveInt = 8, extent: PositiveFloat | None = None, vector: Vector | None = None
+    ) -> None:
+        self.side, self.extent, self.vector = side, extent, vector
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw, in one process, outside the sanity check."""
@@ -71,23 +84,32 @@ class Pictures(Callback):
 
     def draw(self, module: LatentVariableModule) -> Iterator[tuple[str, Figure]]:
         """Names and figures, one after the other."""
-        model, images = module.model, partial(as_images, data=module.data)
+        model, images, about = module.model, partial(as_images, data=module.data), name_of(module)
         drawn = model.sample(self.side**2, module.noise("figures", 0))
         means = f"{type(model.likelihood).__name__} means E[x|z]"
-        yield "samples", pictures.image_grid(images(drawn.x), f"{len(drawn.x)} samples x ~ p(x)")
-        yield "means", pictures.image_grid(images(drawn.mean), f"{means}, z ~ p(z): not samples of x")
+        yield "samples", pictures.image_grid(images(drawn.x), f"{len(drawn.x):,} samples x ~ p(x)\n{about}")
+        yield "means", pictures.image_grid(images(drawn.mean), f"{means}, z ~ p(z): not samples of x\n{about}")
         if model.prior.dim == 2:
-            axis = torch.linspace(-self.extent, self.extent, self.side, device=drawn.z.device)
+            quantiles = self.extent is None and isinstance(model.prior, StandardNormal)
+            axis = self.axis(quantiles).to(drawn.z)
             z2, z1 = torch.meshgrid(axis.flip(0), axis, indexing="ij")
             mean = model.likelihood.mean(model.decode(torch.stack([z1, z2], -1).view(-1, 2)))
-            title = f"{means} on a grid over [−{self.extent:g}, {self.extent:g}]²"
-            yield "latent_grid", pictures.latent_grid(images(mean), self.extent, title)
+            where = "at quantiles of p(z)" if quantiles else "on a grid of z"
+            yield "latent_grid", pictures.latent_grid(images(mean), axis.tolist(), f"{means} {where}\n{about}")
+
+    def axis(self, quantiles: bool) -> Tensor:
+        """Values of z₁ and z₂ on the decoded grid, rising: quantiles of N(0, 1), or evenly spaced."""
+        if quantiles:
+            found: Tensor = torch.special.ndtri((torch.arange(self.side) + 0.5) / self.side)
+            return found
+        extent = self.extent or EXTENT
+        return torch.linspace(-extent, extent, self.side)
 
 
 class PosteriorPictures(Callback):
-    """Draw what the encoder does with held-out images, to TensorBoard and to ``figures/`` in the run's folder.
+    """Draw what the encoder does with held-out images, to the loggers and to ``figures/`` in the run's folder.
 
-    ``reconstructions`` shows inputs and beside each E[x|z] at the proposal's location; ``latents`` where the proposals
+    ``reconstructions`` shows inputs and under each E[x|z] at the proposal's location; ``latents`` where the proposals
     lie, by digit; ``units`` the KL of each latent dimension and which are active, also as TensorBoard histograms.
 
     Args:
@@ -121,12 +143,13 @@ class PosteriorPictures(Callback):
         with torch.inference_mode(), module.full_precision():
             mean = module.model.likelihood.mean(module.model.decode(module.propose(x).location))
         inputs, means = (as_images(examples, module.data) for examples in (x, mean))
-        title = "Validation images, and beside each E[x|z], z = E_q[z]"
+        about = name_of(module)
+        title = f"Validation images, and under each E[x|z], z = E_q[z]\n{about}"
         yield "reconstructions", pictures.reconstruction_grid(inputs, means, title)
         what = "Posterior means" if latents.kl is not None else "Images of the base's means under the flow"
-        yield "latents", pictures.latent_scatter(latents.location, latents.label, what)
+        yield "latents", scatter.latent_scatter(latents.location, latents.label, f"{what}, {about}")
         if latents.kl is not None:
-            yield "units", pictures.unit_activity(latents.kl.mean(0), activity(latents.location), ACTIVE)
+            yield "units", scatter.unit_activity(latents.kl.mean(0), activity(latents.location), ACTIVE, about)
 
 
 class ExponentialPictures(Callback):

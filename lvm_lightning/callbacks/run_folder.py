@@ -5,9 +5,10 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
+from lvm_lightning.callbacks.board import log_test
 from lvm_lightning.evaluation import Budget, EvaluationSettings, Evaluator, table
 from lvm_lightning.evaluation.layout import Screen
 from lvm_lightning.evaluation.per_example import PER_EXAMPLE, REPORT, write_per_example
@@ -19,21 +20,22 @@ from lvm_lightning.support import PositiveFloat, PositiveInt, UserError, write_a
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """The logger's folder, or the trainer's default folder without a logger.
+    """The logger's folder for this run, or the trainer's default folder without a logger.
 
-    The logger's folder is broadcast: every process must ask for it, or those that do wait for ever.
+    The folder is broadcast: every process must ask for it, or those that do wait for ever. A logger without a folder
+    for each run (W&B's, MLflow's) gets one where Lightning puts the run's checkpoints, so that runs stay apart.
     """
-    return Path(trainer.log_dir or trainer.default_root_dir)
+    logger = trainer.logger
+    if logger is None or isinstance(logger, TensorBoardLogger | CSVLogger):
+        return Path(trainer.log_dir or trainer.default_root_dir)
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    folder = Path(logger.save_dir or trainer.default_root_dir) / str(logger.name) / version
+    return trainer.strategy.broadcast(folder)
 
 
 def has_stepped(trainer: Trainer) -> bool:
     """Whether the last batch ended a step. With accumulated gradients a step takes several; no state lies between."""
     return trainer.accumulate_grad_batches == 1 or not trainer.fit_loop.epoch_loop._should_accumulate()
-
-
-def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
-    """The run's TensorBoard loggers."""
-    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
 class EvaluationReport(Callback):
@@ -76,6 +78,7 @@ class EvaluationReport(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what the numbers will be about, and look for batches that an earlier test has finished."""
         module, folder = cast(LatentVariableModule, pl_module), run_folder(trainer)
+        module.logs_bound = False
         self._provenance = provenance(module, module.datamodule)
         if self._provenance.data:
             module.finished = FinishedBatches(folder / "evaluation.part", self._provenance.key)
@@ -84,6 +87,7 @@ class EvaluationReport(Callback):
         """Print and write, in one process."""
         module, folder = cast(LatentVariableModule, pl_module), run_folder(trainer)
         finished, module.finished = module.finished, None
+        module.logs_bound = True
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
             return
@@ -97,11 +101,7 @@ class EvaluationReport(Callback):
             if finished.recalled:
                 print(f"\n{finished.recalled} batches were taken over from a test that did not end")
             finished.clear()
-        metrics = {f"hp/{q.name}": q.value for q in module.evaluation}
-        settings = {name: value for name, value in module.hparams.items() if not name.startswith("_")}
-        for logger in tensorboards(trainer):  # its HPARAMS tab
-            logger.log_hyperparams(settings, metrics)
-            logger.experiment.flush()  # the page reads the curves from its file
+        log_test(trainer, module.evaluation, table(module.evaluation))
         print(f"\n{table(module.evaluation, Screen.here())}\n")
         for note in module.warnings:
             print(f"warning: {note}\n")

@@ -8,9 +8,11 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from lvm_lightning.callbacks.board import list_run, log_bound
 from lvm_lightning.callbacks.pictures import publish
 from lvm_lightning.callbacks.run_checkpoint import RunCheckpoint
 from lvm_lightning.callbacks.run_folder import has_stepped, run_folder
@@ -18,6 +20,7 @@ from lvm_lightning.data.loader import Batch
 from lvm_lightning.evaluation import LOG_P
 from lvm_lightning.figures.curves import training_curve
 from lvm_lightning.modules.base import LatentVariableModule
+from lvm_lightning.modules.provenance import name_of
 from lvm_lightning.support import UserError, replacing
 
 LAST = 50
@@ -46,14 +49,16 @@ class TrainingBound(Callback):
 
     def __init__(self) -> None:
         self.bounds: list[float] = []
+        self.validation: dict[int, float] = {}
         self._pending: list[Tensor] = []
         self._parts: list[Tensor] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Where something else than the bound is monitored, look at one validation batch, even if none is asked for.
+        """From now on bounds are logged here; where another quantity is monitored, look at a validation batch first.
 
         Only a validation shows what it logs, and the first one may be hours away.
         """
+        cast(LatentVariableModule, pl_module).logs_bound = False
         if trainer.num_sanity_val_steps == 0 and any(monitor not in LOGGED for _, monitor in monitored(trainer)):
             trainer.num_sanity_val_steps = 1
 
@@ -71,7 +76,7 @@ class TrainingBound(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Each process has a slice of the batch: the bound is the mean over them."""
         self._strategy = trainer.strategy
-        cast(LatentVariableModule, pl_module).logs_bound = False
+        list_run(trainer, cast(LatentVariableModule, pl_module))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any
@@ -86,13 +91,26 @@ class TrainingBound(Callback):
         if trainer.global_step % every == 0:
             self._flush()
             mean = fmean(self.bounds[-every:])
-            pl_module.log("train/bound", mean, prog_bar=True)
+            values = {"bound": mean}
             if not cast(LatentVariableModule, pl_module).model.likelihood.density:
-                pl_module.log("train/pixel_likelihood", math.exp(mean / math.prod(batch.x.shape[1:])))
+                values["pixel_likelihood"] = math.exp(mean / math.prod(batch.x.shape[1:]))
+            for name, value in values.items():
+                pl_module.log(f"train/{name}", value, prog_bar=name == "bound", logger=False)
+            log_bound(trainer, "train", values)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what a validation has found, but for what the loggers have already."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            found = trainer.callback_metrics
+            new = {name: float(value) for name, value in found.items() if name not in trainer.logged_metrics}
+            if "val/bound" in found:
+                self.validation[trainer.global_step] = float(found["val/bound"])
+            log_bound(trainer, "val", {name[4:]: value for name, value in new.items() if name.startswith("val/")})
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take in the last bounds while the processes still talk to each other."""
         self._flush()
+        cast(LatentVariableModule, pl_module).logs_bound = True
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the curve, and say where training ended; also where a run that is resumed had no step left."""
@@ -102,24 +120,26 @@ class TrainingBound(Callback):
         lines = [f"{step},{bound:.4f}\n" for step, bound in enumerate(self.bounds, start=1)]
         with replacing(folder / "training_bound.csv") as file:
             file.write("".join(["step,bound_nats_per_image\n", *lines]).encode())
-        curve = training_curve(self.bounds, "Training bound, a lower bound on log p(x)")
+        module = cast(LatentVariableModule, pl_module)
+        title = f"The {module.objective.bound.kind} on log p(x) in training\n{name_of(module)}"
+        curve = training_curve(self.bounds, title, LAST, self.validation, module.units[LOG_P])
         publish(trainer, folder, [("training_bound", curve)])
         last = torch.tensor(self.bounds[-LAST:], dtype=torch.float64)
         stderr = f" ± {float(last.std()) / math.sqrt(len(last)):.2f}" if len(last) > 1 else ""
-        unit = cast(LatentVariableModule, pl_module).units[LOG_P]
         rank_zero_info(
             f"training bound, mean of the last {len(last)} of {len(self.bounds):,} steps: "
-            f"{float(last.mean()):.2f}{stderr} {unit}; run folder: {folder}"
+            f"{float(last.mean()):.2f}{stderr} {module.units[LOG_P]}; run folder: {folder}"
         )
 
     def state_dict(self) -> dict[str, Any]:
         """The bounds so far, so that a resumed run draws its whole curve. Lightning asks every process."""
         self._flush()
-        return {"bounds": list(self.bounds)}
+        return {"bounds": list(self.bounds), "validation": dict(self.validation)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a checkpoint's bounds."""
         self.bounds, self._pending = list(state_dict["bounds"]), []
+        self.validation = dict(state_dict.get("validation", {}))
 
     def _flush(self) -> None:
         if self._pending:

@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 
 from lvm_lightning.callbacks.run_checkpoint import LAST
 from lvm_lightning.command.checkpoints import run_of
-from lvm_lightning.command.runs import as_list, logger_arguments
+from lvm_lightning.command.runs import as_list, folder_of_runs, logger_arguments, numbers_runs
 from lvm_lightning.support import PROGRAM, UserError
 
 FIT, TEST = ".fit.lock", ".test.lock"
@@ -60,15 +60,18 @@ def take_test_folder(settings: Namespace, held: ExitStack) -> None:
 def _take(settings: Namespace, held: ExitStack, lock: str) -> None:
     """Take the logger's folder, or without a logger the trainer's; a logger that names no versions has its own way."""
     logger, argument = logger_arguments(settings), "trainer.default_root_dir"
-    folder = Path(settings.trainer.get("default_root_dir") or ".")
-    if "version" in logger:
-        argument, folder = "trainer.logger.version", _take_version(logger, held, lock)
+    numbered, folder = numbers_runs(settings), Path(settings.trainer.get("default_root_dir") or ".")
+    if numbered:
+        argument, folder = "trainer.logger.version", _take_version(settings, held, lock)
+    elif given := logger.get("version") or logger.get("id"):
+        argument, folder = "trainer.logger.version", folder_of_runs(settings) / str(given)
+        _claim(folder, held, lock, argument)
     elif settings.trainer.get("logger") is False:
         _claim(folder, held, lock, argument)
     else:
         return
     if lock == FIT:
-        _refuse_a_run(settings, argument, folder, ("*",) if "version" in logger else RUN_FILES)
+        _refuse_a_run(settings, argument, folder, ("*",) if numbered else RUN_FILES)
 
 
 def require_writable(settings: Namespace, held: ExitStack) -> None:
@@ -84,8 +87,7 @@ def require_writable(settings: Namespace, held: ExitStack) -> None:
         return
     with written_to(settings):
         run = logger.version if isinstance(logger.version, str) else ""
-        folder = Path(logger.get("save_dir") or ".") / (logger.get("name") or "") / run
-        _write_to(folder, held)
+        _write_to(folder_of_runs(settings) / run, held)
 
 
 def require_output(folder: Path, held: ExitStack) -> None:
@@ -106,9 +108,8 @@ def _write_to(folder: Path, held: ExitStack) -> None:
 
 def written_to(settings: Namespace) -> contextlib.AbstractContextManager[None]:
     """Tell that the logger's folder, or without a logger the trainer's, cannot be written to."""
-    if "version" in (logger := logger_arguments(settings)):
-        folder = Path(logger.get("save_dir") or ".") / (logger.get("name") or "")
-        return _writing_to("trainer.logger.save_dir", folder)
+    if "version" in logger_arguments(settings):
+        return _writing_to("trainer.logger.save_dir", folder_of_runs(settings))
     return _writing_to("trainer.default_root_dir", settings.trainer.get("default_root_dir"))
 
 
@@ -129,9 +130,9 @@ def _writing_to(argument: str, folder: Path | str | None) -> Iterator[None]:
         ) from error
 
 
-def _take_version(logger: Namespace, held: ExitStack, lock: str) -> Path:
+def _take_version(settings: Namespace, held: ExitStack, lock: str) -> Path:
     """Take the logger's folder, the next one where it names none."""
-    folder = Path(logger.get("save_dir") or ".") / (logger.get("name") or "")
+    logger, folder = logger_arguments(settings), folder_of_runs(settings)
     if logger.version is None:
         _make(folder, held)
         numbers = [int(path.name[8:]) for path in folder.glob("version_*") if path.name[8:].isdigit()]

@@ -242,7 +242,7 @@ class CLI(LightningCLI):
         study = self._studies[subcommand](**{name: settings[name] for name in self._own_settings})
         self.model.load_state_dict(checkpoints.read_checkpoint(Path(settings.ckpt_path))["state_dict"])
         self.model.to(self.trainer.strategy.root_device).eval()
-        folder = Path(settings.output or self.trainer.log_dir or self.trainer.default_root_dir)
+        folder = Path(settings.output) if settings.output else run_folder.run_folder(self.trainer)
         self.datamodule.prepare_data()
         self.datamodule.setup("test")
         about = provenance(self.model, self.datamodule)

@@ -1,5 +1,7 @@
 """What runs leave and how they go on: their checkpoints, and the configuration of a run in its folder."""
 
+import importlib
+import os
 import shlex
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lvm_lightning.callbacks.run_checkpoint import LAST
@@ -31,8 +34,7 @@ def newest_checkpoint(settings: Namespace, name: str) -> Path:
     Raises:
         UserError: if no run there has that checkpoint.
     """
-    logger = logger_arguments(settings)
-    folder = Path(logger.get("save_dir") or ".") / (logger.get("name") or "")
+    folder = folder_of_runs(settings)
     newest = max(folder.glob(f"*/checkpoints/{name}.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
     if newest is None:
         raise UserError(
@@ -46,7 +48,8 @@ def continue_run_folder(settings: Namespace, checkpoint: Path) -> None:
     run = run_of(checkpoint)
     logger = logger_arguments(settings)
     if checkpoint.parent.name == "checkpoints" and "version" in logger:
-        logger.save_dir, logger.name, logger.version = str(run.parent.parent), run.parent.name, run.name
+        logger.save_dir, logger.version = str(run.parent.parent), run.name
+        logger["project" if "project" in logger else "name"] = run.parent.name
 
 
 def require_room(folder: Path, weights: int) -> None:
@@ -72,6 +75,24 @@ def logger_arguments(settings: Namespace) -> Namespace:
     logger = as_list(settings.trainer.get("logger"))
     arguments = logger[0].get("init_args") if logger and isinstance(logger[0], Namespace) else None
     return cast(Namespace, arguments or Namespace())
+
+
+def folder_of_runs(settings: Namespace) -> Path:
+    """Where the configured logger puts its runs; W&B's names that folder by its project."""
+    logger = logger_arguments(settings)
+    name = logger.get("name") or ""
+    if "project" in logger:
+        name = logger.project or os.environ.get("WANDB_PROJECT", "lightning_logs")
+    return Path(logger.get("save_dir") or ".") / name
+
+
+def numbers_runs(settings: Namespace) -> bool:
+    """Whether the logger numbers its runs, as TensorBoard's and the CSV one do; others name a run when it starts."""
+    logger = as_list(settings.trainer.get("logger"))
+    if not logger or not isinstance(logger[0], Namespace):
+        return False
+    module, _, name = logger[0].class_path.rpartition(".")
+    return issubclass(getattr(importlib.import_module(module), name), TensorBoardLogger | CSVLogger)
 
 
 def as_list(value: Any) -> list[Any]:
@@ -145,8 +166,9 @@ class SaveRunConfig(SaveConfigCallback):
         """Write the file, in one step. Lightning asks one process."""
         config = self.config.clone()
         config["ckpt_path"] = None
-        if "version" in (logger := logger_arguments(config)):
-            logger.version = None
+        logger = logger_arguments(config)
+        for name in {"version", "id"} & set(vars(logger)):
+            logger[name] = None
         with replacing(self.folder / self.config_filename) as file:
             file.write(self.parser.dump(config, skip_none=False).encode())
 

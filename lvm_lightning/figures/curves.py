@@ -8,17 +8,36 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogFormatter, NullFormatter, ScalarFormatter
 
 from lvm_lightning.evaluation.rise import Tightness
 
 Array = npt.NDArray[np.float64]
+DPI = 120
 POINTS: dict[str, Any] = {"marker": "o", "markersize": 3, "capsize": 2}
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
     """A figure of the given size in inches, and its empty axes, row by row; the options are those of ``subplots``."""
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options).flatten()
+
+
+def plain(value: float, _: object = None) -> str:
+    """A number as one writes it: thousands apart, no powers of ten."""
+    return f"{value:,.10g}".replace("-", "−")
+
+
+def plain_ticks(figure: Figure) -> None:
+    """Write a figure's ticks as plain numbers: without an offset, and on logarithmic axes from 0.001 to 1,000,000."""
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        formatter, (low, high) = axis.get_major_formatter(), sorted(axis.get_view_interval())
+        if isinstance(formatter, LogFormatter) and 1e-3 <= low <= high <= 2e6:
+            axis.set_major_formatter(FuncFormatter(plain))
+            between = FuncFormatter(lambda value, _: plain(value) if f"{value:e}"[0] in "25" else "")
+            axis.set_minor_formatter(between if high < 30 * low else NullFormatter())
+        elif isinstance(formatter, ScalarFormatter):
+            axis.set_major_formatter(FuncFormatter(plain))
 
 
 def with_legend(axes: Axes, **options: Any) -> None:
@@ -28,19 +47,38 @@ def with_legend(axes: Axes, **options: Any) -> None:
     axes.legend(**{"loc": "best"} | options)
 
 
-def training_curve(bounds: Sequence[float], title: str, window: int = 50) -> Figure:
-    """The training bound at each step, and its mean over the last ``window`` steps, in nats per image."""
+def training_curve(
+    bounds: Sequence[float],
+    title: str,
+    window: int = 50,
+    validation: Mapping[int, float] | None = None,
+    unit: str = "nats per image",
+) -> Figure:
+    """The training bound at each step and its mean over the last steps, and the validation bound, on one axis.
+
+    Args:
+        bounds: the training bound of each step.
+        title: of the figure.
+        window: steps that the mean is taken over.
+        validation: steps → validation bound after them.
+        unit: of both bounds.
+    """
     values = np.asarray(bounds)
     steps = np.arange(1, len(values) + 1)
     figure, (axes,) = new_figure(6.5, 4)
-    axes.plot(steps, values, color="0.75", linewidth=0.6, label="one step's batch")
+    axes.plot(steps, values, color="0.75", linewidth=0.6, label="training, one step's batch")
     if len(values) >= window:
         mean = np.convolve(values, np.ones(window) / window, mode="valid")
-        axes.plot(steps[window - 1 :], mean, color="C0", linewidth=1.6, label=f"mean of the last {window} steps")
+        axes.plot(
+            steps[window - 1 :], mean, color="C0", linewidth=1.6, label=f"training, mean of the last {window} steps"
+        )
+    after, held_out = list(validation or {}), list((validation or {}).values())
+    if validation:
+        axes.plot(after, held_out, "o-", color="C1", markersize=4, linewidth=1.2, label="validation")
     # The first steps lie far below: the axis starts where all but the lowest twentieth of the values are.
-    low, high = np.quantile(values, 0.05), values.max()
+    low, high = min([np.quantile(values, 0.05), *held_out]), max([values.max(), *held_out])
     axes.set_ylim(low - 0.15 * (high - low) - 1e-3, high + 0.05 * (high - low) + 1e-3)
-    axes.set(xlabel="training step", ylabel="training bound (nats per image)", title=title)
+    axes.set(xlabel="training step", ylabel=f"bound ({unit})", title=title)
     with_legend(axes, loc="lower right")
     return figure
 

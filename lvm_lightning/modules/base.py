@@ -59,7 +59,7 @@ class LatentVariableModule(InferringModule, ABC):
         self.finished: FinishedBatches | None = None
         """Where the results of finished test batches are kept, so that a test that was killed can go on."""
         self.logs_bound = True
-        """Whether training steps log their bound; a callback that logs it at less cost says no."""
+        """Whether what the module logs goes to the loggers at once; a callback that hands it on says no."""
         self.training_steps: float = 0
         """Steps of the training, once there is one; infinite where it has no end."""
         self.noise_seed: int | None = None
@@ -79,6 +79,11 @@ class LatentVariableModule(InferringModule, ABC):
     def datamodule(self) -> Any:
         """The trainer's data module, if it has one."""
         return getattr(self._trainer, "datamodule", None)
+
+    @property
+    def at_once(self) -> bool | None:
+        """What ``log`` is told of the loggers: nothing, which lets Lightning decide, or that a callback hands it on."""
+        return None if self.logs_bound else False
 
     def forget_callables(self) -> None:
         """Keep only plain hyper-parameters: a checkpoint with a function in it could not be read safely.
@@ -173,7 +178,7 @@ class LatentVariableModule(InferringModule, ABC):
         """Log the validation bound's mean and standard error."""
         values = self.gather(self.val_bound)
         bound = Quantity.mean_of("bound", values, kind=self.objective.bound.kind, split="val", samples=self.samples)
-        self.log_dict({"val/bound": bound.value, "val/bound_stderr": bound.stderr})
+        self.log_dict({"val/bound": bound.value, "val/bound_stderr": bound.stderr}, logger=self.at_once)
 
     def gather(self, metric: CatMetric) -> Tensor:
         """Values of all processes; the metric starts anew."""
@@ -230,4 +235,5 @@ class LatentVariableModule(InferringModule, ABC):
         self._evaluators = []  # a decoded grid takes 400 MB
         tags = tags_of(q.name for q in self.evaluation)
         for q in self.evaluation:
-            self.log_dict({f"test/{tags[q.name]}": q.value, f"test/{tags[q.name]}_stderr": q.stderr})
+            tag = f"test/{tags[q.name]}"
+            self.log_dict({tag: q.value, f"{tag}_stderr": q.stderr}, logger=self.at_once)

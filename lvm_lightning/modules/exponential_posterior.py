@@ -100,7 +100,7 @@ class ExponentialPosterior(LatentVariableModule):
         log_w = self.model.log_weights(x, self.propose(x), self.samples, self.noise("val", batch_idx))
         self.keep_bound(self.objective.bound_of(log_w.view(self.J, self.N, -1)), batch_idx)
         kl = closed_forms.kl(self.problem(batch.x), self.theta)
-        self.log_dict({"val/theta": self.theta, "val/kl": kl}, batch_size=1)
+        self.log_dict({"val/theta": self.theta, "val/kl": kl}, batch_size=1, logger=self.at_once)
 
     def evaluators(self) -> list[Evaluator]:
         """The closed forms at θ, and bounds for N = 1, 4, 16, … from 1,000 repeats of the largest."""

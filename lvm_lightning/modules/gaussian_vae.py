@@ -220,12 +220,12 @@ class GaussianVAE(LatentVariableModule):
         """Log the bound, its parts and the active units; keep the latents for pictures."""
         super().on_validation_epoch_end()
         reconstruction, kl = self.gather(self.val_terms).double().mean(0)
-        self.log_dict({"val/reconstruction": reconstruction, "val/kl": kl})
+        self.log_dict({"val/reconstruction": reconstruction, "val/kl": kl}, logger=self.at_once)
         K = self.model.prior.dim
         location, label, kl_each = self.gather(self.val_latents).tensor_split([K, K + 1], -1)
         self.latents = Latents(location, kl_each if self.posterior.factorised else None, label.squeeze(-1).long())
         if self.posterior.factorised:
-            self.log("val/active_units", float(active_units(location)))
+            self.log("val/active_units", float(active_units(location)), logger=self.at_once)
 
     def evaluators(self) -> list[Evaluator]:
         """log p(x), exact or fitted; ELBO, its parts and L_S; the trained bound; what follows from them."""

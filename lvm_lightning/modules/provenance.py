@@ -33,3 +33,9 @@ def provenance(module: LatentVariableModule, data: object) -> Provenance:
         device=str(module.device),
         versions=versions(),
     )
+
+
+def name_of(module: LatentVariableModule) -> str:
+    """What a figure calls a model: its class, K, and the samples of its bound."""
+    outer = f"J = {module.J:,}, " if module.J > 1 else ""
+    return f"{type(module).__name__}, K = {module.model.prior.dim:,}, {outer}N = {module.N:,}"

@@ -103,26 +103,36 @@ def curves(folder: Path) -> dict[str, Points]:
 
 
 def from_events(folder: Path) -> dict[str, Points]:
-    """The curves in TensorBoard's files. Lightning counts steps from 0, and a resumed run may have one twice."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    """The curves in TensorBoard's files: one tag in a folder for each split, or two tags in those of an older version.
 
-    events = EventAccumulator(str(folder), {"scalars": 0, "images": 1, "tensors": 1}).Reload()
+    A resumed run may have a step twice. An older version's steps are counted from 0.
+    """
     found: dict[str, Points] = {}
-    for tag in events.Tags()["scalars"]:
-        if tag in (TRAINING, VALIDATION):
-            found[tag] = sorted({event.step + 1.0: event.value for event in events.Scalars(tag)}.items())
+    for tag, split in ((TRAINING, "bound_train"), (VALIDATION, "bound_validation")):
+        if (folder / split).is_dir():
+            found[tag] = _scalars(folder / split, "bound", 0)
+        else:
+            found[tag] = _scalars(folder, tag, 1)
     return found
 
 
+def _scalars(folder: Path, tag: str, first: int) -> Points:
+    """The points of a tag, at their steps plus ``first``."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), {"scalars": 0, "images": 1, "tensors": 1}).Reload()
+    points = events.Scalars(tag) if tag in events.Tags()["scalars"] else []
+    return sorted({float(event.step + first): event.value for event in points}.items())
+
+
 def from_metrics(path: Path) -> dict[str, Points]:
-    """The curves in the file of Lightning's CSV logger; none where it is not there."""
+    """The curves in the file of Lightning's CSV logger, over finished steps; none where it is not there."""
     if not path.is_file():
         return {}
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     return {
-        tag: [(float(row["step"]) + 1, float(row[tag])) for row in rows if row.get(tag)]
-        for tag in (TRAINING, VALIDATION)
+        tag: [(float(row["step"]), float(row[tag])) for row in rows if row.get(tag)] for tag in (TRAINING, VALIDATION)
     }
 
 

@@ -2,8 +2,9 @@
 
 import torch
 
-from lvm_lightning.figures.pictures import darkness, image_grid, render, save_png
+from lvm_lightning.figures.pictures import Vector, darkness, image_grid, save_figure
 from lvm_lightning.model import Sample as Drawn
+from lvm_lightning.modules.provenance import name_of
 from lvm_lightning.studies.base import Study, Subject
 from lvm_lightning.support import PositiveInt, UserError, generator_for, write_arrays
 
@@ -22,10 +23,11 @@ class Sample(Study):
 
     Args:
         count: number of images.
+        vector: whether the grid also lies there as an SVG or a PDF.
     """
 
-    def __init__(self, count: PositiveInt = 64) -> None:
-        self.count = count
+    def __init__(self, count: PositiveInt = 64, vector: Vector | None = None) -> None:
+        self.count, self.vector = count, vector
 
     def run(self, subject: Subject) -> str:
         """Draw them.
@@ -42,8 +44,9 @@ class Sample(Study):
         drawn = Drawn(*(torch.cat(each).cpu() for each in zip(*parts, strict=True)))
         x, mean = (images.view(-1, *data.shape) for images in (drawn.x, drawn.mean))
         picture, array = subject.folder / "samples.png", subject.folder / "samples.npz"
-        title = f"{self.count} samples x ~ p(x)" + f", the first {SHOWN}" * (self.count > SHOWN)
-        save_png(render(image_grid(darkness(x[:SHOWN], data.scale), title)), picture)
+        shown = f", the first {SHOWN:,}" * (self.count > SHOWN)
+        title = f"{self.count:,} samples x ~ p(x){shown}\n{name_of(subject.module)}"
+        save_figure(image_grid(darkness(x[:SHOWN], data.scale), title), picture, self.vector)
         images = x if subject.model.likelihood.density else x.to(torch.uint8)
         write_arrays(array, {"x": images.numpy(), "mean": mean.numpy(), "z": drawn.z.numpy()})
         return "\n".join(f"{self.count} samples written to {path}" for path in (picture, array))

@@ -12,7 +12,8 @@ from lvm_lightning.evaluation.plain import with_error, write_json
 from lvm_lightning.evaluation.rise import Tightness as Row
 from lvm_lightning.evaluation.rise import measure, rise
 from lvm_lightning.figures.curves import tightness_curve
-from lvm_lightning.figures.pictures import render, save_png
+from lvm_lightning.figures.pictures import Vector, save_figure
+from lvm_lightning.modules.provenance import name_of
 from lvm_lightning.studies.base import Study, Subject
 from lvm_lightning.support import PositiveInt, generator_for
 
@@ -29,10 +30,11 @@ class Tightness(Study):
     Args:
         largest: largest number of samples N.
         images: test images to average over, evenly spaced; repeats of the estimate where there is one data set.
+        vector: whether the figure also lies there as an SVG or a PDF.
     """
 
-    def __init__(self, largest: PositiveInt = 4096, images: PositiveInt = 500) -> None:
-        self.largest, self.images = largest, images
+    def __init__(self, largest: PositiveInt = 4096, images: PositiveInt = 500, vector: Vector | None = None) -> None:
+        self.largest, self.images, self.vector = largest, images, vector
 
     def run(self, subject: Subject) -> str:
         """Measure and draw it."""
@@ -41,10 +43,10 @@ class Tightness(Study):
         rows = self._rows(subject, x, log_p)
         exact = subject.exact("log p(x)", log_p, error)
         truth = exact[0] if exact else None
-        title = f"Importance-weighted bound, {len(x):,} examples"
+        title = f"Importance-weighted bound, {len(x):,} examples\n{name_of(subject.module)}"
         figure = tightness_curve(rows, truth.value if truth else None, title)
         picture, numbers = subject.folder / "tightness.png", subject.folder / "tightness.json"
-        save_png(render(figure), picture)
+        save_figure(figure, picture, self.vector)
         units, listed = subject.module.units, [dataclasses.asdict(row) for row in rows]
         content = {"unit": units[LOG_P], "gap_unit": units[NATS], "examples": len(x)}
         content |= {"log_p": dataclasses.asdict(truth) if truth else None, "rows": listed}
