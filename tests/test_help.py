@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.cli import LightningCLI
 
+import lvm_lightning
 from lvm_lightning import studies
 from lvm_lightning.command import quick
 from tests.conftest import ROOT, Run
@@ -82,11 +83,14 @@ def test_the_first_page_names_every_subcommand(run: Run, capsys: pytest.CaptureF
         assert quick.summary(word) == (study.__doc__ or "").partition("\n")[0]
 
 
-@pytest.mark.parametrize(
-    "words", [["fit"], ["fit", "--help-all"], ["configs", "--nothing"], ["--version"], [], ["a.B"]]
-)
+@pytest.mark.parametrize("words", [["fit"], ["fit", "--help-all"], ["configs", "--nothing"], [], ["a.B"]])
 def test_the_rest_is_for_the_whole_command(words: list[str]) -> None:
     assert quick.answer(words) is None
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert quick.answer(["--version"]) == 0
+    assert capsys.readouterr().out == f"lvm-lightning {lvm_lightning.__version__}\n"
 
 
 def test_an_option_says_what_it_may_be_and_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:

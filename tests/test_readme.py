@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lvm_lightning.command import sweeping
 from tests.conftest import ROOT, Run
 from tests.test_arrays import digits
 
@@ -51,7 +52,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert heading in {re.sub(r"[^\w -]", "", title).replace(" ", "-") for title in titles}, link
 
 
-def test_its_commands_work_one_after_the_other(run: Run, tmp_path: Path) -> None:
+def test_its_commands_work_one_after_the_other(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "digits.npy", digits(1797))  # as many as scikit-learn's: that is no package of ours
     done = []
     for program, *arguments in commands(README):
@@ -60,10 +61,15 @@ def test_its_commands_work_one_after_the_other(run: Run, tmp_path: Path) -> None
             assert (ROOT / script).is_file() if script else "sklearn" in arguments[-1]
             continue
         word = arguments[0]
+        if word == "sweep":  # its runs are processes of their own
+            monkeypatch.setattr(sweeping, "run_command", lambda words: run(*words))
+            assert sweeping.sweep([*arguments[1:], *map(str, FEWER)]) == 0
+            assert (tmp_path / "runs" / "sweep_prior_iwae" / "sweep.png").is_file()
+            continue
         made = word == "fit" and "--config" in arguments
         assert run(*arguments, *(FEWER if made else FEWER_OF.get(word, []))) == 0, arguments
         done.append(word)
-    assert {"configs", "fit", "test", "sample", "tightness", "predict"} <= set(done)
+    assert {"configs", "fit", "test", "sample", "tightness", "predict", "report"} <= set(done)
     assert len(list(Path("runs/prior_iwae").glob("version_*"))) == 3
 
 

@@ -7,22 +7,24 @@ import argparse
 import ast
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from docstring_parser import parse
 
 import lvm_lightning.studies as studies
+from lvm_lightning import __version__
+from lvm_lightning.command import sweeping
 from lvm_lightning.command.helping import ALL, FOR_FIT, HELP, OURS, short_help
-from lvm_lightning.command.words import COMMAND, LIGHTNINGS
+from lvm_lightning.command.words import COMMAND, LIGHTNINGS, SWEEP
 from lvm_lightning.support import PROGRAM, UserError, argtypes, debugging, one_line
 from lvm_lightning.support.files import expanded
 
-HELPS = ("-h", HELP)
+HELPS, VERSION = ("-h", HELP), "--version"
 LIGHT = ("compare", "configs")
 """Studies that need neither torch nor Lightning."""
-WORDS = LIGHTNINGS | studies.OF_A_MODEL | studies.OF_FILES
+WORDS = LIGHTNINGS | {"sweep": SWEEP} | studies.OF_A_MODEL | studies.OF_FILES
 """What may stand first."""
 
 
@@ -53,28 +55,38 @@ def answer(words: Sequence[str]) -> int | None:
     """
     word, *rest = words or [""]
     asks = bool({*HELPS} & {*rest}) and ALL not in rest
+    if word == VERSION:
+        print(f"{PROGRAM} {__version__}")
+        return 0
     if word in HELPS:
         print(front_page(), end="")
         return 0
     if word in WORDS and asks:
         print(page(word), end="")
         return 0
+    if word == "sweep":
+        return _told(lambda: sweeping.sweep(rest))
     if word in LIGHT and not any(given.startswith("-") for given in rest):
-        return _run(word, rest)
+        return _told(lambda: _run(word, rest))
     return None
 
 
 def _run(word: str, names: Sequence[str]) -> int:
     """Run a study of files."""
     study = getattr(importlib.import_module(f"lvm_lightning.studies.{word}"), studies.OF_FILES[word])
+    print(study(*(expanded(name) for name in names)).run())
+    return 0
+
+
+def _told(run: Callable[[], int]) -> int:
+    """The exit status of a run, whose mistake is told in a line."""
     try:
-        print(study(*(expanded(name) for name in names)).run())
+        return run()
     except UserError as error:
         if debugging():
             raise
         print(f"{PROGRAM}: error: {one_line(str(error))}", file=sys.stderr)
         return 2
-    return 0
 
 
 def front_page() -> str:
@@ -88,11 +100,13 @@ def front_page() -> str:
 
 def summary(word: str) -> str:
     """The first line of what a subcommand does."""
-    return LIGHTNINGS[word] if word in LIGHTNINGS else _docstring(_class_of(word)).partition("\n")[0]
+    return WORDS[word] if word in (*LIGHTNINGS, "sweep") else _docstring(_class_of(word)).partition("\n")[0]
 
 
 def page(word: str) -> str:
     """A subcommand's own options, those that only it has first, and a line for each group of the others."""
+    if word == "sweep":
+        return sweeping.page()
     if word in studies.OF_FILES:
         return _page_of_files(word)
     doc = LIGHTNINGS[word] if word in LIGHTNINGS else _docstring(_class_of(word)).partition("\nArgs:")[0]
@@ -109,7 +123,7 @@ def page(word: str) -> str:
         parser.add_argument("--seed", help="seed of the draws (default: 0)")
         parser.add_argument("--output", help="folder to write to; the run's folder by default")
         for option in options(word):
-            own.add_argument(f"--{option.name}", help=_told(option))
+            own.add_argument(f"--{option.name}", help=_shown(option))
     return short_help(parser)
 
 
@@ -121,11 +135,11 @@ def _page_of_files(word: str) -> str:
             name = option.name[1:]
             parser.add_argument(name, nargs="*", metavar=name.upper(), help=option.about)
         else:
-            parser.add_argument(f"--{option.name}", help=_told(option))
+            parser.add_argument(f"--{option.name}", help=_shown(option))
     return parser.format_help()
 
 
-def _told(option: Option) -> str:
+def _shown(option: Option) -> str:
     """What an option does, what it may be, and what it is where it is not given."""
     more = "; ".join(filter(None, [option.kind, option.default and f"default: {option.default}"]))
     return f"{option.about.rstrip('.')} ({more})".replace("%", "%%")

@@ -15,3 +15,4 @@ LIGHTNINGS = {
     "predict": "Write what the model says of each test image: its bound, and where its latent lies.",
 }
 """Lightning's subcommands, and what they do here."""
+SWEEP = "Train and test once for each combination of some settings, and put all runs in one table and one picture."

@@ -200,3 +200,25 @@ def weighted_gaps(gaps: Mapping[str, Sequence[Tightness]]) -> Figure:
         with_legend(axes, fontsize=8)
     panels[0].set_ylabel("gap (nats)")
     return figure
+
+
+def sweep_curves(curves: Mapping[tuple[str, str], Sequence[tuple[float, float, float]]], name: str) -> Figure:
+    """Quantities of several runs over one of their settings, with standard errors.
+
+    Args:
+        curves: (quantity, what else was chosen) → points (setting, value, standard error).
+        name: of the setting.
+    """
+    figure, (axes,) = new_figure(6, 4)
+    colours = {quantity: f"C{i}" for i, quantity in enumerate(dict.fromkeys(quantity for quantity, _ in curves))}
+    for (quantity, others), points in curves.items():
+        x, value, stderr = zip(*sorted(points), strict=True)
+        label = f"{quantity}, {others}" if others else quantity
+        axes.errorbar(x, value, stderr, label=label, color=colours[quantity], **POINTS)
+    settings = [x for points in curves.values() for x, _, _ in points]
+    if min(settings) > 0 and max(settings) > 10 * min(settings):
+        axes.set_xscale("log")
+    axes.set(xlabel=name.replace("_", " "), ylabel="nats per image", title=f"Runs over {name.replace('_', ' ')}")
+    with_legend(axes)
+    plain_ticks(figure)
+    return figure

@@ -60,7 +60,7 @@ class Bar(tqdm):  # type: ignore[misc]
     def close(self) -> None:
         """End it, with a last line where it leaves one."""
         if not (self.disable or self.in_terminal):
-            if self.leave:
+            if self.leave and (self.n != self._told or self.n == self.initial):
                 self._tell()
             self.fp = io.StringIO()  # tqdm ends its own line there
         super().close()
