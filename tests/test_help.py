@@ -1,5 +1,6 @@
 """Help: a subcommand's own options first and in a page, and all of them where they are asked for."""
 
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,9 @@ from lightning.pytorch.cli import LightningCLI
 import lvm_lightning
 from lvm_lightning import studies
 from lvm_lightning.command import quick
+from lvm_lightning.evaluation.per_example import PER_EXAMPLE, REPORT
+from lvm_lightning.evaluation.plain import digest_of
+from lvm_lightning.support import write_arrays
 from tests.conftest import ROOT, Run
 
 OWN = {
@@ -83,7 +87,9 @@ def test_the_first_page_names_every_subcommand(run: Run, capsys: pytest.CaptureF
         assert quick.summary(word) == (study.__doc__ or "").partition("\n")[0]
 
 
-@pytest.mark.parametrize("words", [["fit"], ["fit", "--help-all"], ["configs", "--nothing"], [], ["a.B"]])
+@pytest.mark.parametrize(
+    "words", [["fit"], ["fit", "--help-all"], ["configs", "--nothing"], ["--config", "a"], ["a.B"]]
+)
 def test_the_rest_is_for_the_whole_command(words: list[str]) -> None:
     assert quick.answer(words) is None
 
@@ -100,10 +106,54 @@ def test_an_option_says_what_it_may_be_and_what_it_is(capsys: pytest.CaptureFixt
     assert "(prior, encoder, fitted; default: prior)" in page
 
 
+@pytest.mark.parametrize("words", [["--help"], ["configs"], *([word, "--help"] for word in quick.WORDS)], ids=" ".join)
+def test_an_answer_fits_a_terminal(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert quick.answer(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert 1 < len(lines) <= 60
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(("word", "told"), {"": "got none; 'lvm-lightning --help'", "swep": "mean sweep?"}.items())
+def test_a_first_word_that_is_no_subcommand_is_refused_at_once(
+    word: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert quick.answer([word] if word else []) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("lvm-lightning: error: subcommand: must be fit, ")
+    assert told in line
+
+
+def run_with_a_test(folder: Path, value: float) -> str:
+    """A run's folder with a test whose images' values are kept."""
+    folder.mkdir()
+    quantity = {"name": "ELBO", "value": value, "stderr": 0.5, "images": 4}
+    report = {"quantities": [quantity], "provenance": {"data": {"digest": "0f"}}}
+    (folder / REPORT).write_text(json.dumps(report))
+    write_arrays(folder / PER_EXAMPLE, {REPORT: digest_of(report), "ELBO": [value - 1, value, value, value + 1]})
+    return folder.name
+
+
 @pytest.mark.parametrize(
-    "words", [["--help"], ["fit", "--help"], ["anneal", "--help"], ["configs"], ["compare", "a", "b"]]
+    ("words", "status"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["fit", "--help"], 0),
+        (["anneal", "--help"], 0),
+        (["configs"], 0),
+        (["compare", "one", "two"], 0),
+        (["compare", "one", "nothing"], 2),
+        (["fti"], 2),
+    ],
+    ids=str,
 )
-def test_nothing_slow_is_imported_for_an_answer_at_once(words: list[str], tmp_path: Path) -> None:
+def test_nothing_slow_is_imported_for_an_answer_at_once(words: list[str], status: int, tmp_path: Path) -> None:
+    for name, value in (("one", -90.0), ("two", -88.5)):
+        run_with_a_test(tmp_path / name, value)
     slow = {"torch", "lightning", "scipy", "matplotlib", "torchvision", "torchmetrics", "zuko"}
     code = (
         f"import sys; sys.argv = ['lvm-lightning', *{words}]\n"
@@ -111,16 +161,18 @@ def test_nothing_slow_is_imported_for_an_answer_at_once(words: list[str], tmp_pa
         "status = run()\n"
         f"print('imported:', sorted({slow} & sys.modules.keys()), status)"
     )
-    done = subprocess.run(  # noqa: PLW1510  # a mistake's status is looked at
+    done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
     )
-    assert done.stdout.splitlines()[-1] == f"imported: [] {2 if 'compare' in words else 0}", done.stderr
-    if "compare" in words:
-        assert done.stderr == "lvm-lightning: error: RUN: no evaluation in a; run 'lvm-lightning test' on it first\n"
+    assert done.stdout.splitlines()[-1] == f"imported: [] {status}", done.stderr
+    assert len(done.stderr.splitlines()) == (status > 0), done.stderr
+    if words == ["compare", "one", "two"]:
+        assert "+1.5 paired" in done.stdout
 
 
 def test_the_folder_of_the_call_is_importable_by_its_name(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from lvm_lightning.command.meeting import MEETING
 from lvm_lightning.command.naming import written_out
 from lvm_lightning.command.parsing import Parser, in_words
 from lvm_lightning.command.paths import expand_paths, expanded
-from lvm_lightning.command.rules import nearest
+from lvm_lightning.command.quick import refuse
 from lvm_lightning.command.runs import SaveRunConfig, process_rank
 from lvm_lightning.command.trainer import Trainer
 from lvm_lightning.command.words import COMMAND
@@ -107,10 +107,7 @@ def study_named(word: str, others: Sequence[str]) -> type[Study] | type[FreeStud
         return None
     module, _, name = word.rpartition(".")
     if not module:
-        names = [*others, *known]
-        raise UserError(
-            f"subcommand: must be {', '.join(names)} or the import path of a Study, got '{word}'{nearest(word, names)}"
-        )
+        refuse(word)
     try:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:  # the module is the user's own, and may fail in any way

@@ -1,19 +1,22 @@
 """Help that a reader takes in: a subcommand's own options, and where the others are told."""
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 
 from lvm_lightning.command.words import LIGHTNINGS
 from lvm_lightning.support import PROGRAM
 
 ALL, HELP = "--help-all", "--help"
+WIDTH = 80
+"""Characters of a line."""
 GROUPS = {
-    "trainer": "Lightning's Trainer: max_steps, precision, devices, logger, callbacks, …",
+    "trainer": "Lightning's Trainer: max_steps, precision, devices, logger, …",
     "model": "the module's arguments: networks, samples, prior, optimizer, …",
     "data": "the data module's: batch_size, binarisation, source, path, …",
     "checkpoint": "which states are kept, and how often",
     "pictures": "what is drawn at each validation",
-    "evaluation": "what a test measures: samples, log_p quick, standard or thorough, …",
+    "evaluation": "what a test measures: samples, log_p quick, thorough, …",
 }
 """Groups of settings, and what is in them."""
 OURS = {
@@ -56,15 +59,14 @@ def short_help(parser: argparse.ArgumentParser) -> str:
             if "." not in action.dest and action.dest not in hidden and action.help is not argparse.SUPPRESS:
                 (shared if group.title == "options" and action.dest not in FOR_FIT else own).append(action)
     formatter = parser._get_formatter()
-    formatter.add_usage(f"{PROGRAM} {word} [RUN] [--config NAME or FILE] [--GROUP.NAME VALUE …]", [], [])
+    formatter.add_usage(f"{PROGRAM} {word} [RUN] [--config NAME] [--GROUP.NAME VALUE …]", [], [])
     formatter.add_text((parser.description or "").partition("Args:")[0].strip())
     _section(formatter, f"options of {word}", own)
     _section(formatter, "options", shared)
     told = "\n".join(f"  {f'--{name}.…':16}{what}" for name, what in GROUPS.items())
-    return (
-        f"{formatter.format_help()}\nsettings in groups, of a config or the command line:\n{told}\n\n"
-        f"'{PROGRAM} {word} {ALL}' tells all of them, '{PROGRAM} {word} --model.help PriorIWAE' those of a class.\n"
-    )
+    more = f"'{PROGRAM} {word} {ALL}' tells all of them, '{PROGRAM} {word} --model.help PriorIWAE' those of a class."
+    more = textwrap.fill(more, WIDTH, break_on_hyphens=False)
+    return f"{formatter.format_help()}\nsettings in groups, of a config or the command line:\n{told}\n\n{more}\n"
 
 
 def _section(formatter: argparse.HelpFormatter, title: str, actions: Sequence[argparse.Action]) -> None:

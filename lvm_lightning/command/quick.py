@@ -16,7 +16,9 @@ from docstring_parser import parse
 import lvm_lightning.studies as studies
 from lvm_lightning import __version__
 from lvm_lightning.command import sweeping
+from lvm_lightning.command.environment import another_speaks
 from lvm_lightning.command.helping import ALL, FOR_FIT, HELP, OURS, short_help
+from lvm_lightning.command.rules import nearest
 from lvm_lightning.command.words import COMMAND, LIGHTNINGS, SWEEP
 from lvm_lightning.support import PROGRAM, UserError, argtypes, debugging, one_line
 from lvm_lightning.support.files import expanded
@@ -64,11 +66,23 @@ def answer(words: Sequence[str]) -> int | None:
     if word in WORDS and asks:
         print(page(word), end="")
         return 0
+    if word not in WORDS and not word.startswith("-") and "." not in word:
+        return _told(lambda: refuse(word))
     if word == "sweep":
         return _told(lambda: sweeping.sweep(rest))
     if word in LIGHT and not any(given.startswith("-") for given in rest):
         return _told(lambda: _run(word, rest))
     return None
+
+
+def refuse(word: str) -> int:
+    """Refuse a first word that is no subcommand, or none at all.
+
+    Raises:
+        UserError: in any case, with the nearest subcommand.
+    """
+    given = f"'{word}'{nearest(word, WORDS)}" if word else f"none; '{PROGRAM} {HELP}' tells what each does"
+    raise UserError(f"subcommand: must be {', '.join(WORDS)} or the import path of a Study, got {given}")
 
 
 def _run(word: str, names: Sequence[str]) -> int:
@@ -85,7 +99,8 @@ def _told(run: Callable[[], int]) -> int:
     except UserError as error:
         if debugging():
             raise
-        print(f"{PROGRAM}: error: {one_line(str(error))}", file=sys.stderr)
+        if not another_speaks():
+            print(f"{PROGRAM}: error: {one_line(str(error))}", file=sys.stderr)
         return 2
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shutil
 import textwrap
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from lvm_lightning.studies.free import FreeStudy
 from lvm_lightning.support import PROGRAM, UserError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-WIDTH = 120
-"""Characters of a line."""
+NARROW, WIDTH = 60, 120
+"""Characters of a line at least and at most, whatever the terminal's width is."""
+LINES = 2
+"""Lines that a config is told in: the list of all fits on a screen."""
 
 
 def names_of_configs() -> list[str]:
@@ -41,8 +44,10 @@ class Configs(FreeStudy):
             return "\n".join((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8") for name in self.names)
         known = names_of_configs()
         margin = max(map(len, known)) + 2
-        told = [textwrap.fill(f"{name:{margin}}{about(name)}", WIDTH, subsequent_indent=" " * margin) for name in known]
-        return "\n".join([*told, f"\n'{PROGRAM} configs NAME' shows one, '{PROGRAM} fit --config NAME' runs it"])
+        width, indent = min(WIDTH, max(NARROW, shutil.get_terminal_size().columns)), " " * margin
+        lines = textwrap.TextWrapper(width, subsequent_indent=indent, max_lines=LINES, placeholder=" …")
+        told = [lines.fill(f"{name:{margin}}{about(name)}") for name in known]
+        return "\n".join([*told, f"\n'{PROGRAM} configs NAME' shows one whole,\n'{PROGRAM} fit --config NAME' runs it"])
 
 
 def about(name: str) -> str:
