@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,28 @@ def test_a_first_word_that_is_no_subcommand_is_refused_at_once(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("lvm-lightning: error: subcommand: must be fit, ")
     assert told in line
+
+
+def test_who_reads_may_stop(tmp_path: Path) -> None:
+    """``lvm-lightning configs | head`` ends without a word, whenever it finds out."""
+    for words in (["configs"], ["--help"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-m", "lvm_lightning", *words]
+        with os.fdopen(writer, "w") as out:
+            done = subprocess.run(
+                command, stdout=out, stderr=subprocess.PIPE, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, check=False
+            )
+        assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_what_fails_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(_: object) -> str:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(studies.Configs, "run", fail)
+    assert quick.answer(["configs"]) == 1
+    assert capsys.readouterr().err == "lvm-lightning: error: the disk is gone\n"
 
 
 def run_with_a_test(folder: Path, value: float) -> str:

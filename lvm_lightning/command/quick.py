@@ -6,6 +6,8 @@ The pages are made of the files of the studies as they stand, which are read and
 import argparse
 import ast
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -55,6 +57,18 @@ def answer(words: Sequence[str]) -> int | None:
     Returns:
         The exit status, or None where the whole command is needed.
     """
+    try:
+        status = _answer(words)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # who reads has seen enough, as head has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still writes when it ends
+        return 128 + signal.SIGPIPE
+    return status
+
+
+def _answer(words: Sequence[str]) -> int | None:
     word, *rest = words or [""]
     asks = bool({*HELPS} & {*rest}) and ALL not in rest
     if word == VERSION:
@@ -93,15 +107,18 @@ def _run(word: str, names: Sequence[str]) -> int:
 
 
 def _told(run: Callable[[], int]) -> int:
-    """The exit status of a run, whose mistake is told in a line."""
+    """The exit status of a run, whose mistake or failure is told in a line."""
     try:
         return run()
-    except UserError as error:
+    except BrokenPipeError:
+        raise
+    except Exception as error:
         if debugging():
             raise
-        if not another_speaks():
-            print(f"{PROGRAM}: error: {one_line(str(error))}", file=sys.stderr)
-        return 2
+        mistake = isinstance(error, UserError)
+        if not (mistake and another_speaks()):
+            print(f"{PROGRAM}: error: {one_line(str(error)) or type(error).__name__}", file=sys.stderr)
+        return 2 if mistake else 1
 
 
 def front_page() -> str:
