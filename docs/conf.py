@@ -3,6 +3,10 @@
 sphinx-build -W -b html docs docs/_build/html
 """
 
+from itertools import pairwise
+
+from sphinx.application import Sphinx
+
 import lvm_lightning
 
 project = "lvm-lightning"
@@ -30,3 +34,26 @@ autodoc_class_signature = "mixed"
 napoleon_google_docstring = True
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+
+
+def as_rst(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Docstrings are written for ``help()``: what napoleon or RST would take for something else is marked here."""
+    found = ["\\"] if what in ("attribute", "data", "property") else []  # "Units: …" is no type
+    for above, line in pairwise(["", *lines]):
+        # an indented block of its own is an equation or code; in a section it follows indented lines
+        last = next((text for text in reversed(found) if text), "")
+        if line.startswith("    ") and not above and last and not last.startswith(" ") and not last.endswith("::"):
+            found += ["::", ""]
+        found.append(line)
+    lines[:] = found
+
+
+def is_plain_field(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:
+    """Leave out a NamedTuple's fields: its docstring has said what they are."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-skip-member", is_plain_field)
+    app.connect("autodoc-process-docstring", as_rst, priority=400)  # napoleon comes at 500
