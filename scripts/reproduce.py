@@ -15,36 +15,31 @@ import json
 import os
 import platform
 import re
-import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, NamedTuple, NoReturn
 
 import torch
 import yaml
 from filelock import FileLock, Timeout
 from jsonargparse import ArgumentError, ArgumentParser
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lvm_lightning.command.checkpoints import read_checkpoint
+from lvm_lightning.command.children import STOPPED, clear_left_over, run_command
 from lvm_lightning.evaluation.plain import digest_of, write_json
+from lvm_lightning.studies.run_files import VALIDATION, from_events
+from lvm_lightning.support import UserError
 from lvm_lightning.support.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = Path(__file__).with_name("table.yaml")
 WHAT_IS_RUN = ("config", "overrides", "test_overrides", "data", "checkpoint", "weights_of")
 """What must not have changed in a row whose numbers are taken over."""
-LEFT_OVER = ("config.yaml", "hparams.yaml", "events.out.*", "figures/*.png")
-"""What a run writes before its first checkpoint."""
-ASKED_TO_STOP = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-"""Exit statuses of a command that was asked to stop and has saved its state."""
 COLUMNS = (
     *("row", "system", "data", "log p(x)", "its own error", "", "like the published", "ELBO or bound", "active units"),
     *("published", "steps", "fit", "test"),
@@ -205,22 +200,6 @@ def arguments_of(row: Row, place: Place) -> list[str]:
     return [*arguments, "--trainer.logger.version", folder.name]
 
 
-@contextlib.contextmanager
-def handing_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Hand SIGTERM on to a process, which saves its state, and leave Ctrl-C to it, which a terminal sends to both."""
-
-    def hand_on(number: int, _: FrameType | None) -> None:
-        process.send_signal(number)
-
-    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, hand_on)}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def command(arguments: Sequence[str]) -> None:
     """Run ``lvm-lightning`` with these arguments, in a process of its own.
 
@@ -228,11 +207,8 @@ def command(arguments: Sequence[str]) -> None:
         Stopped: if a signal ended it.
         RowError: if it failed; it has said why.
     """
-    print(f"$ lvm-lightning {shlex.join(arguments)}", flush=True)
-    process = subprocess.Popen([sys.executable, "-m", "lvm_lightning", *arguments], cwd=ROOT)
-    with handing_on(process):
-        status = process.wait()
-    if status in ASKED_TO_STOP:
+    status = run_command(arguments, ROOT)
+    if status in STOPPED:
         raise Stopped(status)
     if status < 0:
         raise RowError(f"'lvm-lightning {arguments[0]}' was ended by {signal.Signals(-status).name}; short of memory?")
@@ -276,7 +252,10 @@ def run_alone(row: Row, place: Place, told: Callable[[str], None]) -> dict[str, 
         told("was finished before")
         return done | described(row, place.folder)
     if not last.exists():
-        clear(place.folder)
+        try:
+            clear_left_over(place.folder)
+        except UserError as error:
+            raise RowError(str(error)) from error
     arguments = arguments_of(row, place)
     told(f"goes on after {duration(seconds_of_training(last))} of training" if last.exists() else "training")
     command(["fit", *arguments, *(["--ckpt_path", str(last)] if last.exists() else first_weights(row, place))])
@@ -359,20 +338,6 @@ def make_folders(**folders: Path | None) -> None:
             ) from error
 
 
-def clear(folder: Path) -> None:
-    """Remove what a run left that was stopped before its first checkpoint.
-
-    Raises:
-        RowError: if there is anything else.
-    """
-    files = [path for path in folder.rglob("*") if not path.is_dir()]
-    if any(not any(map(path.match, LEFT_OVER)) for path in files):
-        raise RowError(
-            f"{folder} holds what no run without a checkpoint leaves; move it away, or name another --output"
-        )
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def described(row: Row, folder: Path) -> dict[str, Any]:
     """What the run's files say of it.
 
@@ -419,14 +384,7 @@ def own_error(result: Mapping[str, Any]) -> str:
 
 def validation(folder: Path) -> list[list[float]]:
     """Step and validation bound, in nats, of each validation: the curve that the tested state was chosen from."""
-    curve, tag, first = folder / "bound_validation", "bound", 0
-    if not curve.is_dir():  # an earlier version's run: another tag, and steps that are counted from 0
-        curve, tag, first = folder, "val/bound", 1
-    events = EventAccumulator(str(curve)).Reload()
-    if tag not in events.Tags()["scalars"]:
-        return []
-    bound = {event.step + first: event.value for event in events.Scalars(tag)}  # a resumed run may have a step twice
-    return [[step, bound[step]] for step in sorted(bound)]
+    return [[int(step), bound] for step, bound in from_events(folder)[VALIDATION]]
 
 
 def processor() -> str:

@@ -187,10 +187,10 @@ def environment_with(wheel: Path, folder: Path, reuse: bool) -> Path:
     programs = folder / "bin"
     (packages,) = folder.glob("lib/python*/site-packages")
     if reuse:
-        (packages / "reused.pth").write_text(f"{Path(os.__file__).parent}\n" + "\n".join(_dependencies()) + "\n")
+        (packages / "reused.pth").write_text("".join(f"{folder}\n" for folder in _dependencies()))
     no_deps: list[str | Path] = ["--no-deps"] if reuse else ["--constraint", ROOT / "scripts" / "constraints.txt"]
     step([programs / "python", "-m", "pip", "install", "--quiet", *no_deps, wheel], ROOT, here)
-    if shutil.which(OFFLINE[0]) is None or subprocess.run([*OFFLINE, "true"], check=False).returncode:
+    if not offline():
         (packages / "sitecustomize.py").write_text(NO_SOCKETS)
     return programs
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from lvm_lightning.command import children
 from tests.command import SMALL_FIT, Command
 from tests.conftest import ROOT
 
@@ -62,7 +63,7 @@ def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]
         def wait(self) -> int:
             return self.command.wait().status
 
-    monkeypatch.setattr(reproduce.subprocess, "Popen", Process)
+    monkeypatch.setattr(children.subprocess, "Popen", Process)
     return run
 
 
@@ -209,7 +210,7 @@ def test_a_command_that_is_killed_is_not_taken_for_one_that_was_asked_to_stop(
         def wait(self) -> int:
             return -9
 
-    monkeypatch.setattr(reproduce.subprocess, "Popen", Process)
+    monkeypatch.setattr(children.subprocess, "Popen", Process)
     with pytest.raises(reproduce.RowError, match="'lvm-lightning fit' was ended by SIGKILL"):
         reproduce.run(row(), reproduce.Place(tmp_path / "small", None))
 

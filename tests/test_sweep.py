@@ -94,7 +94,8 @@ def test_a_sweep_is_stopped_gone_on_with_and_told(
     table = (tmp_path / "swept" / "sweep.txt").read_text()
     head = table.splitlines()[0].split()
     assert head[0] == "inner_samples"
-    assert [line.split()[0] for line in table.splitlines()[2:]] == ["2", "8"]
+    assert [line.split()[0] for line in table.splitlines()[2:4]] == ["2", "8"]
+    assert table.splitlines()[-1] == "unit: nats per image"
     assert table.strip() in told.out
     with Image.open(tmp_path / "swept" / "sweep.png") as picture:
         assert min(picture.size) > 300
@@ -129,6 +130,16 @@ def test_processes_share_a_sweep(commands: list[list[str]], tmp_path: Path, caps
     assert (tmp_path / "swept" / "sweep.txt").is_file()
 
 
+def test_what_is_no_run_is_not_removed(commands: list[list[str]], tmp_path: Path) -> None:
+    precious = tmp_path / "swept" / "inner_samples-2" / "thesis.tex"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("all of it")
+    with pytest.raises(UserError, match="inner_samples-2 holds what no run without a checkpoint leaves; move it away"):
+        sweep(SWEPT)
+    assert precious.read_text() == "all of it"
+    assert commands == []
+
+
 def test_a_run_that_fails_ends_the_sweep_with_its_status(
     commands: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,8 +156,8 @@ def test_several_curves_stand_over_a_setting() -> None:
     from lvm_lightning.figures.curves import sweep_curves
 
     points: Any = {("log p(x)", f"seed {s}"): [(8.0, -5.0, 0.1), (128.0, -4.0, 0.1)] for s in (0, 1)}
-    (axes,) = sweep_curves(points, "inner_samples").axes
-    assert (axes.get_xlabel(), axes.get_xscale()) == ("inner samples", "log")
+    (axes,) = sweep_curves(points, "inner_samples", "nats").axes
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_xscale()) == ("inner samples", "nats", "log")
     legend = axes.get_legend()
     assert legend is not None
     assert {text.get_text() for text in legend.get_texts()} == {"log p(x), seed 0", "log p(x), seed 1"}

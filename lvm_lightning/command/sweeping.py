@@ -4,18 +4,14 @@ import argparse
 import itertools
 import json
 import re
-import shlex
-import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
+from lvm_lightning.command.children import STOPPED, clear_left_over, run_command
 from lvm_lightning.command.words import SWEEP
 from lvm_lightning.evaluation.layout import Screen, aligned
 from lvm_lightning.evaluation.per_example import REPORT
@@ -36,8 +32,6 @@ COLUMNS = {
 """Tag → column of the table."""
 DRAWN = ("log_px", "bound", "elbo")
 RECORD, TABLE, PICTURE = "sweep.json", "sweep.txt", "sweep.png"
-STOPPED = (129, 130, 143)
-"""Exit status of a command that was asked to stop."""
 
 
 class Sweep(NamedTuple):
@@ -149,28 +143,11 @@ def _arguments(asked: Sweep, chosen: Mapping[str, str]) -> list[str]:
     then = ["--test_after_fit", "true"]
     if (folder / "checkpoints" / "last.ckpt").is_file():
         return ["fit", str(folder), *then]
-    shutil.rmtree(folder, ignore_errors=True)
+    clear_left_over(folder)
     place = {"save_dir": folder.parent.parent, "name": folder.parent.name, "version": folder.name}
     own = [word for name, value in chosen.items() for word in (f"--{name}", value)]
     where = [word for name, value in place.items() for word in (f"--trainer.logger.init_args.{name}", str(value))]
     return ["fit", *asked.fixed, *own, *where, *then]
-
-
-def run_command(arguments: Sequence[str]) -> int:
-    """Run the command in a process of its own, which is told of a request to stop; its exit status."""
-    print(f"$ {PROGRAM} {shlex.join(arguments)}", file=sys.stderr, flush=True)
-    process = subprocess.Popen([sys.executable, "-m", "lvm_lightning", *arguments])
-
-    def hand_on(number: int, _: FrameType | None) -> None:
-        process.send_signal(number)
-
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGHUP)}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells both
-    try:
-        return process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _written(asked: Sweep) -> str:
@@ -184,10 +161,12 @@ def _written(asked: Sweep) -> str:
         found = {tag: run.quantities[name]._asdict() for tag, name in run.names.items()}
         values.append({"settings": chosen, "folder": str(run.path), "values": found})
     write_json(asked.folder / RECORD, {"arguments": [asked.fixed, asked.varied], "runs": values})
-    (asked.folder / TABLE).write_text(aligned([head, *rows]) + "\n", encoding="utf-8")
-    left = [RECORD, TABLE, *_drawn(asked, runs)]
+    units = dict.fromkeys(run.quantities[run.names[tag]].unit for _, run in runs for tag in tags if tag in run.names)
+    told = f"unit: {', '.join(units)}"
+    (asked.folder / TABLE).write_text(f"{aligned([head, *rows])}\n\n{told}\n", encoding="utf-8")
+    left = [RECORD, TABLE, *_drawn(asked, runs, ", ".join(units))]
     where = " and ".join(str(asked.folder / name) for name in left)
-    return f"{aligned([head, *rows], Screen.here())}\n\nwritten to {where}"
+    return f"{aligned([head, *rows], Screen.here())}\n\n{told}\n\nwritten to {where}"
 
 
 def _cell(run: Run, tag: str) -> str:
@@ -197,7 +176,7 @@ def _cell(run: Run, tag: str) -> str:
     return with_error(found.value, found.stderr)
 
 
-def _drawn(asked: Sweep, runs: Sequence[tuple[Mapping[str, str], Run]]) -> list[str]:
+def _drawn(asked: Sweep, runs: Sequence[tuple[Mapping[str, str], Run]], unit: str) -> list[str]:
     """Draw the values over the first option whose values are numbers; a curve for each choice of the others."""
     numeric = next((name for name, values in asked.varied.items() if all(map(_is_number, values))), None)
     if numeric is None:
@@ -213,7 +192,7 @@ def _drawn(asked: Sweep, runs: Sequence[tuple[Mapping[str, str], Run]]) -> list[
                 found = run.quantities[run.names[tag]]
                 point = (float(chosen[numeric]), found.value, found.stderr)
                 curves.setdefault((COLUMNS[tag], others), []).append(point)
-    save_figure(sweep_curves(curves, numeric.rpartition(".")[-1]), asked.folder / PICTURE)
+    save_figure(sweep_curves(curves, numeric.rpartition(".")[-1], unit), asked.folder / PICTURE)
     return [PICTURE]
 
 

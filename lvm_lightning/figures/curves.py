@@ -202,12 +202,15 @@ def weighted_gaps(gaps: Mapping[str, Sequence[Tightness]]) -> Figure:
     return figure
 
 
-def sweep_curves(curves: Mapping[tuple[str, str], Sequence[tuple[float, float, float]]], name: str) -> Figure:
+def sweep_curves(
+    curves: Mapping[tuple[str, str], Sequence[tuple[float, float, float]]], name: str, unit: str
+) -> Figure:
     """Quantities of several runs over one of their settings, with standard errors.
 
     Args:
         curves: (quantity, what else was chosen) → points (setting, value, standard error).
         name: of the setting.
+        unit: of the values.
     """
     figure, (axes,) = new_figure(6, 4)
     colours = {quantity: f"C{i}" for i, quantity in enumerate(dict.fromkeys(quantity for quantity, _ in curves))}
@@ -218,7 +221,7 @@ def sweep_curves(curves: Mapping[tuple[str, str], Sequence[tuple[float, float, f
     settings = [x for points in curves.values() for x, _, _ in points]
     if min(settings) > 0 and max(settings) > 10 * min(settings):
         axes.set_xscale("log")
-    axes.set(xlabel=name.replace("_", " "), ylabel="nats per image", title=f"Runs over {name.replace('_', ' ')}")
+    axes.set(xlabel=name.replace("_", " "), ylabel=unit, title=f"Runs over {name.replace('_', ' ')}")
     with_legend(axes)
     plain_ticks(figure)
     return figure

@@ -19,17 +19,18 @@ AGAIN = "test again with --evaluation.save_per_example true"
 
 
 class Found(NamedTuple):
-    """Value and standard error of a quantity, and the number of images that it is about."""
+    """Value and standard error of a quantity, the number of images that it is about, and its unit."""
 
     value: float
     stderr: float
     images: int
+    unit: str
 
     @classmethod
     def of(cls, quantity: Mapping[str, Any]) -> "Found":
         """That of one quantity of a report, which has null for what is no number."""
-        stderr = quantity["stderr"]
-        return cls(float(quantity["value"]), math.nan if stderr is None else float(stderr), int(quantity["images"]))
+        stderr = math.nan if quantity["stderr"] is None else float(quantity["stderr"])
+        return cls(float(quantity["value"]), stderr, int(quantity["images"]), str(quantity["unit"]))
 
 
 class Run:
