@@ -153,7 +153,7 @@ def test_what_fails_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys: p
 def run_with_a_test(folder: Path, value: float) -> str:
     """A run's folder with a test whose images' values are kept."""
     folder.mkdir()
-    quantity = {"name": "ELBO", "value": value, "stderr": 0.5, "images": 4}
+    quantity = {"name": "ELBO", "value": value, "stderr": 0.5, "images": 4, "unit": "nats per image"}
     report = {"quantities": [quantity], "provenance": {"data": {"digest": "0f"}}}
     (folder / REPORT).write_text(json.dumps(report))
     write_arrays(folder / PER_EXAMPLE, {REPORT: digest_of(report), "ELBO": [value - 1, value, value, value + 1]})
