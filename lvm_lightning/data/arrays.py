@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from lvm_lightning.data import mnist
-from lvm_lightning.data.images import Binarisation, GreyImages, PixelRange, Splits
+from lvm_lightning.data.images import GreyImages, Splits
 from lvm_lightning.data.loader import ImageSet
 from lvm_lightning.support import argtypes
 
@@ -40,13 +40,8 @@ class ArrayImages(GreyImages):
         highest: the value that is white; by default 255 for whole numbers, or 1 where they are bits, and 1 for others.
         val_share: share of the images that validate, where no split says so.
         test_share: share of the images that test, where no split says so.
-        binarisation: see :class:`.GreyImages`; values that are bits stay what they are.
-        seed: seed of the shuffle and of the binarisation. It does not change with the seed of a run.
-        threshold: the threshold of ``binarisation: threshold``.
-        dequantise: whether uniform noise is added to the 256 grey levels.
-        pixel_range: the interval that grey values are brought to: ``0..1`` or ``-1..1``.
-        batch_size: images a training step, all processes together.
-        eval_batch_size: images a batch in validation, test and predict, all processes together.
+        **options: those of :class:`.GreyImages`; the seed is the shuffle's too. Values that are bits stay what they
+            are.
 
     Raises:
         ValueError: if the file is not there, cannot be read, or holds no such images, or a split would be empty.
@@ -58,18 +53,10 @@ class ArrayImages(GreyImages):
         highest: argtypes.PositiveFloat | None = None,
         val_share: argtypes.ClosedUnitInterval = 0.1,
         test_share: argtypes.ClosedUnitInterval = 0.1,
-        binarisation: Binarisation = "static",
-        seed: argtypes.NonNegativeInt = 0,
-        threshold: argtypes.ClosedUnitInterval = 0.5,
-        dequantise: bool = False,
-        pixel_range: PixelRange = "0..1",
-        batch_size: argtypes.PositiveInt = 256,
-        eval_batch_size: argtypes.PositiveInt = 1000,
+        **options: Any,
     ) -> None:
         self.path = Path(path).expanduser()
-        super().__init__(
-            self.path.name, binarisation, seed, threshold, dequantise, pixel_range, batch_size, eval_batch_size
-        )
+        super().__init__(self.path.name, **options)
         self.highest, self.val_share, self.test_share = highest, val_share, test_share
         self._arrays = self._read_arrays()
         first = self._arrays.get("train", next(iter(self._arrays.values())))

@@ -3,13 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 
 from lvm_lightning.data import mnist
-from lvm_lightning.data.images import Binarisation, GreyImages, PixelRange, Splits
+from lvm_lightning.data.images import GreyImages, Splits
 from lvm_lightning.data.loader import BatchLoader, ImageSet
 from lvm_lightning.data.protocol import Description
 from lvm_lightning.support import argtypes
@@ -30,18 +30,8 @@ class StaticMNIST(GreyImages):
         source: ``MNIST`` ships with the package; ``larochelle_murray`` reads the literature's ``.amat`` files
             from ``folder``; any other name is the torchvision data set of that name, downloaded by torchvision
             to ``folder`` where it is not there yet.
-        binarisation: ``static`` draws each pixel once; ``dynamic`` draws the training images afresh at each
-            step, a function of (seed, epoch, batch), and keeps validation and test as ``static`` has them;
-            ``threshold`` sets a pixel where v/255 > ``threshold``; ``none`` gives the grey values v/255.
-        seed: seed of the binarisation. It does not change with the seed of a run.
-        threshold: the threshold of ``binarisation: threshold``.
-        dequantise: whether grey level v becomes (v + u)/256, u ~ U(0, 1), instead of v/255: a density of these real
-            numbers bounds a probability of the grey levels. Training draws u afresh at each
-            step, a function of (seed, epoch, batch); validation and test keep theirs.
-        pixel_range: the interval that grey values are brought to: ``0..1`` or ``-1..1``.
-        batch_size: images a training step, all processes together.
-        eval_batch_size: images a batch in validation, test and predict, all processes together.
         folder: folder of the ``.amat`` files, or of torchvision's download.
+        **options: those of :class:`.GreyImages`.
 
     Raises:
         ValueError: if ``larochelle_murray`` is asked for without ``folder``, or binarised otherwise than
@@ -58,26 +48,20 @@ class StaticMNIST(GreyImages):
     def __init__(
         self,
         source: Source = "MNIST",
-        binarisation: Binarisation = "static",
-        seed: argtypes.NonNegativeInt = 0,
-        threshold: argtypes.ClosedUnitInterval = 0.5,
-        dequantise: bool = False,
-        pixel_range: PixelRange = "0..1",
-        batch_size: argtypes.PositiveInt = 256,
-        eval_batch_size: argtypes.PositiveInt = 1000,
         folder: str | None = None,
+        **options: Any,
     ) -> None:
+        super().__init__(source, **options)
         if source == "larochelle_murray" and folder is None:
             raise ValueError(
                 "data.folder: must name the folder with binarized_mnist_{train,valid,test}.amat (plain or .gz) "
                 "when data.source is larochelle_murray, got none; give --data.folder"
             )
-        if source == "larochelle_murray" and binarisation != "static":
+        if source == "larochelle_murray" and self.binarisation != "static":
             raise ValueError(
-                f"data.binarisation: must be static when data.source is larochelle_murray, got {binarisation}; "
+                f"data.binarisation: must be static when data.source is larochelle_murray, got {self.binarisation}; "
                 "those files hold bits, not intensities"
             )
-        super().__init__(source, binarisation, seed, threshold, dequantise, pixel_range, batch_size, eval_batch_size)
         self.folder, self.bits = Path(folder or "data"), source == "larochelle_murray"
         self.labelled = not self.bits
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from lvm_lightning.data import mnist
 from lvm_lightning.data.loader import BatchLoader, ImageSet, Transform
 from lvm_lightning.data.protocol import Description
+from lvm_lightning.support import argtypes
 from lvm_lightning.support.values import BINARY, UNIT, Support
 
 Binarisation = Literal["static", "dynamic", "threshold", "none"]
@@ -60,13 +61,13 @@ class GreyImages(pl.LightningDataModule, ABC):
     def __init__(
         self,
         source: str,
-        binarisation: Binarisation,
-        seed: int,
-        threshold: float,
-        dequantise: bool,
-        pixel_range: PixelRange,
-        batch_size: int,
-        eval_batch_size: int,
+        binarisation: Binarisation = "static",
+        seed: argtypes.NonNegativeInt = 0,
+        threshold: argtypes.ClosedUnitInterval = 0.5,
+        dequantise: bool = False,
+        pixel_range: PixelRange = "0..1",
+        batch_size: argtypes.PositiveInt = 256,
+        eval_batch_size: argtypes.PositiveInt = 1000,
     ) -> None:
         super().__init__()
         if binarisation != "none" and (dequantise or pixel_range != "0..1"):

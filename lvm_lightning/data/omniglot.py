@@ -8,9 +8,8 @@ import torch
 
 from lvm_lightning.data import mnist
 from lvm_lightning.data.arrays import SPLIT_STREAM
-from lvm_lightning.data.images import Binarisation, GreyImages, PixelRange, Splits
+from lvm_lightning.data.images import GreyImages, Splits
 from lvm_lightning.data.loader import ImageSet
-from lvm_lightning.support import argtypes
 
 FILE = "chardata.mat"
 VALIDATION = 1_345
@@ -25,13 +24,8 @@ class Omniglot(GreyImages):
 
     Args:
         folder: folder of ``chardata.mat``.
-        binarisation: see :class:`.GreyImages`; the literature draws afresh at each step (``dynamic``), or once.
-        seed: seed of the shuffle and of the binarisation. It does not change with the seed of a run.
-        threshold: the threshold of ``binarisation: threshold``.
-        dequantise: whether uniform noise is added to the 256 grey levels.
-        pixel_range: the interval that grey values are brought to: ``0..1`` or ``-1..1``.
-        batch_size: images a training step, all processes together.
-        eval_batch_size: images a batch in validation, test and predict, all processes together.
+        **options: those of :class:`.GreyImages`; the seed is the shuffle's too. The literature draws afresh at each
+            step (``binarisation: dynamic``), or once.
 
     Raises:
         DataFileError: if the file is not there, cannot be read, or holds something else.
@@ -43,20 +37,8 @@ class Omniglot(GreyImages):
 
     image_shape = (SIDE, SIDE)
 
-    def __init__(
-        self,
-        folder: str = "data",
-        binarisation: Binarisation = "static",
-        seed: argtypes.NonNegativeInt = 0,
-        threshold: argtypes.ClosedUnitInterval = 0.5,
-        dequantise: bool = False,
-        pixel_range: PixelRange = "0..1",
-        batch_size: argtypes.PositiveInt = 256,
-        eval_batch_size: argtypes.PositiveInt = 1000,
-    ) -> None:
-        super().__init__(
-            "omniglot", binarisation, seed, threshold, dequantise, pixel_range, batch_size, eval_batch_size
-        )
+    def __init__(self, folder: str = "data", **options: Any) -> None:
+        super().__init__("omniglot", **options)
         self.path = Path(folder).expanduser() / FILE
 
     def read(self) -> Splits:
