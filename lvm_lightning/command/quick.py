@@ -174,7 +174,7 @@ def _page_of_files(word: str) -> str:
 def _shown(option: Option) -> str:
     """What an option does, what it may be, and what it is where it is not given."""
     more = "; ".join(filter(None, [option.kind, option.default and f"default: {option.default}"]))
-    return f"{option.about.rstrip('.')} ({more})".replace("%", "%%")
+    return f"{option.about.rstrip('.')}{f' ({more})' * bool(more)}".replace("%", "%%")
 
 
 def options(word: str) -> Iterator[Option]:
@@ -183,7 +183,7 @@ def options(word: str) -> Iterator[Option]:
     about = {p.arg_name.lstrip("*"): p.description or "" for p in parse(_docstring(cls)).params}
     inits = [node for node in cls.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
     for name, annotation, default in _of_init(inits[0]) if inits else _of_fields(cls):
-        shown = "" if default is None else ast.unparse(default).strip("'\"")
+        shown = "" if default is None or ast.unparse(default) == "None" else ast.unparse(default).strip("'\"")
         yield Option(name, _in_words(annotation), shown.replace("_", ""), about.get(name.lstrip("*"), ""))
 
 

@@ -57,6 +57,10 @@ class FlowPrior(NoisePrior):
         """f⁻¹."""
         return cast(Tensor, self.flow.transform().inv(noise))
 
+    def noise_of(self, z: Tensor) -> Tensor:
+        """f, in one pass."""
+        return cast(Tensor, self.flow.transform()(z))
+
 
 class Flow(nn.Module):
     """z = T(z₀; c), a composition of affine autoregressive maps with context c.

@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from lvm_lightning.studies.anneal import Anneal
     from lvm_lightning.studies.base import Study, Subject
     from lvm_lightning.studies.compare import Compare
+    from lvm_lightning.studies.compress import Compress
     from lvm_lightning.studies.configs import Configs
+    from lvm_lightning.studies.decompress import Decompress
     from lvm_lightning.studies.diagnose import Diagnose
     from lvm_lightning.studies.log_space import LogSpace
     from lvm_lightning.studies.report import Report
@@ -21,9 +23,21 @@ if TYPE_CHECKING:
     FREE_STUDIES: dict[str, type[FreeStudy]]
     """Subcommand → study that needs no model."""
 
-OF_A_MODEL = {"sample": "Sample", "tightness": "Tightness", "anneal": "Anneal", "diagnose": "Diagnose"}
+OF_A_MODEL = {
+    "sample": "Sample",
+    "tightness": "Tightness",
+    "anneal": "Anneal",
+    "diagnose": "Diagnose",
+    "compress": "Compress",
+}
 """Subcommand → name of its study, which looks at a trained model."""
-OF_FILES = {"compare": "Compare", "configs": "Configs", "log_space": "LogSpace", "report": "Report"}
+OF_FILES = {
+    "compare": "Compare",
+    "configs": "Configs",
+    "decompress": "Decompress",
+    "log_space": "LogSpace",
+    "report": "Report",
+}
 """Subcommand → name of its study, which needs no model."""
 
 _offered = offers(
