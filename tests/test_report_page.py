@@ -299,3 +299,54 @@ def test_the_toy_adds_up_to_log_p(browser: Any, tmp_path: Path) -> None:
     page.browser.find_element("id", "theta-trained").click()
     assert page.js("return theta") == pytest.approx(float(page.module.theta))
     assert page.errors() == []
+
+
+def test_more_axes_are_explored_two_at_a_time(browser: Any, tmp_path: Path) -> None:
+    small = ["--model.latent_dim", 5, "--model.decoder.hidden", "[33]", "--trainer.max_steps", 60]
+    page = shown(browser, tmp_path, "--config", "burda_vae", *small, "--trainer.val_check_interval", 60)
+    page.wait_for("await lvm.ready")
+    with torch.no_grad(), page.module.full_precision():
+        q: Any = page.module.propose(page.x)
+    kl = q.kl_per_dimension().mean(0)
+    chosen = kl.argsort(descending=True)[:2].tolist()
+    assert page.js("return lvm.view.axes") == chosen
+    assert f"KL {float(kl[chosen[0]]):.2f} nats" in page.js("return document.getElementById('axis-1').options[0].text")
+    page.wait_for("await lvm.choose(7)")
+    z = torch.tensor(page.js("return lvm.view.z"))
+    torch.testing.assert_close(z, q.mean[7], rtol=1e-4, atol=1e-5)
+
+    def assert_shown() -> None:
+        """The image at the point, and log p(x, z) over the two axes, are those of PyTorch."""
+        z, axes = torch.tensor(page.js("return lvm.view.z")), page.js("return lvm.view.axes")
+        torch.testing.assert_close(page.pixels("mean").view(-1), mean(page, z.tolist()), rtol=0, atol=4e-3)
+        on = torch.linspace(-4, 4, 25)
+        grid = z.expand(25, 25, 5).clone()
+        grid[..., axes[0]], grid[..., axes[1]] = on.unsqueeze(1), on
+        with torch.no_grad():
+            log_lik, log_prior = page.module.model.log_joint(page.x[7:8], grid.view(-1, 1, 5))
+        found = torch.tensor(page.js("return [...lvm.view.slice]"))
+        torch.testing.assert_close(found, (log_lik + log_prior)[:, 0], rtol=1e-4, atol=0.05)
+
+    assert_shown()
+    plane = page.browser.find_element("id", "plane")
+    page.js("arguments[0].scrollIntoView({block: 'center'})", plane)
+    plane.send_keys("\ue014\ue014\ue013")  # right, right, up
+    page.wait_for("await new Promise((go) => requestAnimationFrame(() => setTimeout(go, 0)))")
+    z[chosen[0]] += 0.2
+    z[chosen[1]] += 0.1
+    torch.testing.assert_close(torch.tensor(page.js("return lvm.view.z")), z)
+    assert_shown()
+    other = next(k for k in range(5) if k not in chosen)
+    page.wait_for("await lvm.turn(1, arguments[0])", other)
+    assert page.js("return lvm.view.axes") == [chosen[0], other]
+    assert_shown()  # the axis that is left stays where it was moved to
+    page.wait_for("await lvm.turn(0, arguments[0])", other)
+    assert page.js("return lvm.view.axes") == [other, chosen[0]]
+    page.browser.find_element("id", "back").click()
+    torch.testing.assert_close(torch.tensor(page.js("return lvm.view.z")), q.mean[7], rtol=1e-4, atol=1e-5)
+    for name in ("draw", "mosaic", "sheet"):
+        page.browser.find_element("id", name).click()
+    page.move("image", 3)
+    page.wait_for("while (!lvm.view.slice) await new Promise((go) => setTimeout(go, 20))")
+    assert page.text("image-title") == "Test image 4"
+    assert page.errors() == []

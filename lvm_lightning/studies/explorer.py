@@ -45,7 +45,10 @@ def interactive(folder: Path, settings: Mapping[str, Any]) -> Part:
         if lacking := lacks(module):
             return Part(notes=(f"No explorer: it needs {lacking}.",))
         with torch.inference_mode():
-            return Part(("decoder", "explorer"), {"explorer": plane(module, data_of(settings))})
+            about = what_is_explored(module, data_of(settings))
+            if module.model.prior.dim > 2:
+                return Part(("decoder", "plane", "axes"), {"explorer": about | axes(module, about)})
+            return Part(("decoder", "plane", "explorer"), {"explorer": about | plane(module)})
     except Exception as error:  # a model and data of the user's own may fail in any way; the page has all the rest
         return Part(notes=(f"No explorer: {error}.",))
 
@@ -63,8 +66,8 @@ def data_of(settings: Mapping[str, Any]) -> pl.LightningDataModule:
 def lacks(module: LatentVariableModule) -> str:
     """What a model lacks to be explored; nothing where it lacks nothing."""
     model = module.model
-    if model.prior.dim != 2 or not isinstance(model.prior, StandardNormal):
-        return f"a standard normal prior with K = 2, got {type(model.prior).__name__} with K = {model.prior.dim}"
+    if model.prior.dim < 2 or not isinstance(model.prior, StandardNormal):
+        return f"a standard normal prior with K ≥ 2, got {type(model.prior).__name__} with K = {model.prior.dim}"
     if not isinstance(model.likelihood, Bernoulli):
         return f"a Bernoulli likelihood, got {type(model.likelihood).__name__}"
     if type(model.decoder) is not MLP:
@@ -72,26 +75,38 @@ def lacks(module: LatentVariableModule) -> str:
     return ""
 
 
-def plane(module: LatentVariableModule, data: pl.LightningDataModule) -> dict[str, Any]:
-    """A model with K = 2 and some test images, for ``explorer.js``."""
+def what_is_explored(module: LatentVariableModule, data: pl.LightningDataModule) -> dict[str, Any]:
+    """A model and some test images, for ``explorer.js`` and ``axes.js``."""
     module.check_data(data)
     x = examples(data, "test", IMAGES).float()
-    axis = torch.linspace(-EXTENT, EXTENT, SIDE)
-    grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 2)  # z₁ changes slowest
-    points = torch.randn(PRIOR_POINTS, 2, generator=generator_for(SEED, "figures", 0))
     height, width = module.data.shape or (1, x.shape[-1])
     return {
         "layers": [*layers(module.model.decoder)],
-        "table": table(module.model.decode(grid)),
-        "side": SIDE,
         "extent": EXTENT,
         "height": height,
         "width": width,
         "count": len(x),
         "images": packed(np.packbits(x.numpy().astype(np.uint8))),
-        "points": encoded(points.numpy()),
         "proposals": proposals(module, x),
     }
+
+
+def plane(module: LatentVariableModule) -> dict[str, Any]:
+    """What a model with K = 2 has besides: its decoded grid, and points of the prior."""
+    axis = torch.linspace(-EXTENT, EXTENT, SIDE)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 2)  # z₁ changes slowest
+    points = torch.randn(PRIOR_POINTS, 2, generator=generator_for(SEED, "figures", 0))
+    return {"side": SIDE, "table": table(module.model.decode(grid)), "points": encoded(points.numpy())}
+
+
+def axes(module: LatentVariableModule, explored: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model with K > 2 has besides: K, and what each axis carries where there is an encoder, KL in nats."""
+    found = explored["proposals"]
+    if found is None:
+        return {"dim": module.model.prior.dim, "kl": None}
+    mean, sigma = torch.tensor(found).chunk(2, -1)
+    kl = DiagonalGaussian(mean, sigma.log()).kl_per_dimension().mean(0)
+    return {"dim": module.model.prior.dim, "kl": kl.tolist()}
 
 
 def layers(decoder: nn.Module) -> Iterable[dict[str, Any]]:
@@ -132,7 +147,7 @@ def table(logits: Tensor) -> dict[str, str]:
 
 
 def proposals(module: LatentVariableModule, x: Tensor) -> list[list[float]] | None:
-    """Means and standard deviations of q(z|x), four numbers an image; None without an encoder of that kind."""
+    """Means and standard deviations of q(z|x), 2K numbers an image; None without an encoder of that kind."""
     if not isinstance(module, GaussianVAE):
         return None
     q = module.propose(x)

@@ -27,8 +27,9 @@ class Report(FreeStudy):
     again. Writes ``report.html`` into the run's folder. The page of several runs is ``comparison.html`` in the folder
     of the first; differences are paired where the tests kept each image's values (--evaluation.save_per_example true).
 
-    The page of one run can also be asked about its model, where K = 2 and the decoder is an MLP for binary images:
-    images along the latent plane, the posterior of an image, the bound over its samples. For the toy model, densities.
+    The page of one run can also be asked about its model, where the prior is a standard normal and the decoder an MLP
+    for binary images: images along the latent plane, the posterior of an image, the bound over its samples; for K > 2
+    images along any two axes. For the toy model, densities.
 
     Args:
         run: folders of the runs.
@@ -161,4 +162,6 @@ def commands(run: RunFiles) -> str:
     folder = shlex.quote(str(run.folder))
     config = shlex.quote(str(run.folder / "config.yaml"))
     train = f"{PROGRAM} fit --config {config}   # a new run with the same settings\n" if run.configuration else ""
-    return f"{train}{PROGRAM} test {folder}\n{PROGRAM} report {folder}   # this page, where K = 2 with the model in it"
+    return (
+        f"{train}{PROGRAM} test {folder}\n{PROGRAM} report {folder}   # this page; the model is in it where it can be"
+    )

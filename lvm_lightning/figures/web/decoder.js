@@ -68,7 +68,7 @@ class Decoder {
     this.pixels = this.layers[this.layers.length - 1].fan_out;
   }
 
-  /** Logits of `points`, [[z1, z2], …], one row after the other. */
+  /** Logits of `points`, [[z1, z2, …], …], one row after the other. */
   logits(points) {
     let values = Float32Array.from(points.flat());
     for (const layer of this.layers) values = this.applied(layer, values, points.length);
@@ -127,9 +127,11 @@ class Decoder {
   }
 }
 
-/** log N(z; 0, I) for K = 2. */
-function logPrior([a, b]) {
-  return -0.5 * (a * a + b * b) - Math.log(2 * Math.PI);
+/** log N(z; 0, I). */
+function logPrior(z) {
+  let squares = 0;
+  for (const v of z) squares += v * v;
+  return -0.5 * (squares + z.length * Math.log(2 * Math.PI));
 }
 
 /** The decoded grid: a byte for each logit, so that log p(x, z) of an image over the whole plane is one product. */

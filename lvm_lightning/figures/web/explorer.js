@@ -1,56 +1,14 @@
 "use strict";
 // The latent plane under the pointer: what the page shows of the arithmetic in decoder.js.
 
-const RANGE = 40; // nats of log p(z|x) that the colour covers
-const MARGIN = 34; // CSS pixels beside the plane, for its axes
-const OWN = -1; // the number of the image that the reader draws
-const byId = (id) => document.getElementById(id);
 const view = { z: [0, 0], number: 0, x: null, drawn: null, samples: 0, result: null, coarse: null, path: null, run: 0 };
 let model, table, images, own, priorPoints, priorLogits, boundChart, mosaic, heat;
-
-/** Lets the page draw and listen, then goes on; throws where another image has been chosen since. */
-function resting() {
-  const run = view.run;
-  return () => new Promise((go, stop) => setTimeout(() => (run === view.run ? go() : stop(new Error("another image"))), 0));
-}
-
-/** A canvas of so many CSS pixels, sharp on any screen; its context measures in CSS pixels. */
-function sharp(canvas) {
-  const { width, height } = canvas.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
-  canvas.width = Math.round(width * ratio); canvas.height = Math.round(height * ratio);
-  const context = canvas.getContext("2d");
-  context.setTransform(ratio, 0, 0, ratio, 0, 0);
-  context.clearRect(0, 0, width, height);
-  return { context, width, height };
-}
-
-/** Draw an image, values in [0, 1], dark on white, one canvas pixel a pixel. */
-function drawImage(canvas, values, { width, height } = DATA.explorer) {
-  canvas.width = width; canvas.height = height;
-  const pixels = new ImageData(width, height);
-  values.forEach((v, j) => {
-    const grey = Math.round(255 * (1 - v));
-    pixels.data.set([grey, grey, grey, 255], 4 * j);
-  });
-  canvas.getContext("2d").putImageData(pixels, 0, 0);
-}
-
-/** Test image `n`, zeros and ones; the page holds a bit a pixel. */
-function imageOf(bits, n) {
-  const D = model.pixels;
-  return Float32Array.from({ length: D }, (_, j) => (bits[(n * D + j) >> 3] >> (7 - ((n * D + j) & 7))) & 1);
-}
-
-/** Where a latent point lies on the plane's canvas, and back. */
-const scaleOf = (size) => (size - 2 * MARGIN) / (2 * table.extent);
-const toCanvas = ([a, b], size) => [MARGIN + (a + table.extent) * scaleOf(size), MARGIN + (table.extent - b) * scaleOf(size)];
-const toPlane = (x, y, size) => [(x - MARGIN) / scaleOf(size) - table.extent, table.extent - (y - MARGIN) / scaleOf(size)];
 
 /** The decoded images behind the plane, from the bytes of the table. */
 function drawMosaic() {
   const { width, height } = DATA.explorer, columns = 13, canvas = document.createElement("canvas");
   canvas.width = columns * width; canvas.height = columns * height;
-  const context = canvas.getContext("2d"), D = model.pixels, rgb = colour("--front").match(/[0-9a-f]{2}/gi).map((h) => parseInt(h, 16));
+  const context = canvas.getContext("2d"), D = model.pixels, rgb = rgbOf("--front");
   for (let i = 0; i < columns; i++) {
     for (let j = 0; j < columns; j++) {
       const near = (k) => Math.round(((k + 0.5) / columns) * (table.side - 1));
@@ -65,68 +23,13 @@ function drawMosaic() {
   return canvas;
 }
 
-/** log p(z|x) on the grid as a picture, from its top down. */
-function drawHeat() {
-  const n = table.side, canvas = document.createElement("canvas"), pixels = new ImageData(n, n);
-  const rgb = colour("--two").match(/[0-9a-f]{2}/gi).map((h) => parseInt(h, 16));
-  const top = Math.max(...view.coarse);
-  view.coarse.forEach((value, index) => {
-    const i = Math.floor(index / n), j = n - 1 - (index % n);
-    pixels.data.set([...rgb, 235 * Math.max(0, 1 - (top - value) / RANGE)], 4 * (j * n + i));
-  });
-  canvas.width = canvas.height = n;
-  canvas.getContext("2d").putImageData(pixels, 0, 0);
-  return canvas;
-}
-
 /** The plane with everything on it. */
 function drawPlane() {
-  const { context: c, width: size } = sharp(byId("plane"));
-  const [left, top] = toCanvas([-table.extent, table.extent], size), inner = size - 2 * MARGIN;
-  const half = (0.5 * inner) / (table.side - 1);
-  c.save();
-  c.beginPath(); c.rect(left, top, inner, inner); c.clip();
-  c.fillStyle = colour("--card"); c.fillRect(left, top, inner, inner);
-  if (byId("mosaic").checked) c.drawImage(mosaic, left, top, inner, inner);
-  if (heat) c.drawImage(heat, left - half, top - half, inner + 2 * half, inner + 2 * half); // its pixels are centred on the grid
-  drawEllipse(c, size);
-  drawPoints(c, size);
-  c.restore();
-  if (view.result) drawCross(c, toCanvas(view.result.mode, size));
-  drawAxes(c, size);
-  const [x, y] = toCanvas(view.z, size);
-  c.lineWidth = 3; c.strokeStyle = colour("--one");
-  c.beginPath(); c.arc(x, y, 9, 0, 2 * Math.PI); c.stroke();
-}
-
-function drawCross(c, [x, y]) {
-  c.lineWidth = 2; c.strokeStyle = colour("--front");
-  c.beginPath(); c.moveTo(x - 7, y); c.lineTo(x + 7, y); c.moveTo(x, y - 7); c.lineTo(x, y + 7); c.stroke();
-}
-
-/** Frame, ticks and names of the axes. */
-function drawAxes(c, size) {
-  const e = table.extent, [left, top] = toCanvas([-e, e], size), inner = size - 2 * MARGIN;
-  c.strokeStyle = colour("--line"); c.lineWidth = 1; c.strokeRect(left, top, inner, inner);
-  c.fillStyle = colour("--front"); c.font = "12px system-ui, sans-serif";
-  for (let v = -e; v <= e; v += e / 2) {
-    const [x, y] = toCanvas([v, v], size);
-    c.textAlign = "center"; c.textBaseline = "top"; c.fillText(told(v, 0), x, top + inner + 4);
-    c.textAlign = "right"; c.textBaseline = "middle"; c.fillText(told(v, 0), left - 5, y);
-  }
-  c.textAlign = "center"; c.textBaseline = "top"; c.fillText("z₁", left + inner / 2, top + inner + 18);
-  c.textAlign = "left"; c.textBaseline = "middle"; c.fillText("z₂", 1, top + inner / 2 - 14);
-}
-
-/** q(z|x) of a stored image: one and two standard deviations. */
-function drawEllipse(c, size) {
-  const q = proposal();
-  if (!q) return;
-  const [x, y] = toCanvas(q, size), scale = scaleOf(size);
-  c.strokeStyle = colour("--three"); c.lineWidth = 2;
-  for (const k of [1, 2]) {
-    c.beginPath(); c.ellipse(x, y, k * q[2] * scale, k * q[3] * scale, 0, 0, 2 * Math.PI); c.stroke();
-  }
+  drawPlaneOf({ mosaic, heat, names: ["z₁", "z₂"], point: view.z, more: (c, size) => {
+    if (proposal()) drawEllipse(c, size, proposal());
+    drawPoints(c, size);
+    if (view.result) drawCross(c, toCanvas(view.result.mode, size));
+  } });
 }
 
 /** The first N points of the bound, each with an area that grows with its share of the weight. */
@@ -181,22 +84,6 @@ function drawZoom() {
 
 const zTold = ([a, b]) => `(${told(a)}, ${told(b)})`;
 
-/** All test images on one sheet, the chosen one framed. */
-function drawSheet() {
-  const { width, height, count } = DATA.explorer, columns = Math.min(count, 20), rows = Math.ceil(count / columns);
-  const canvas = byId("sheet"), sheet = new Float32Array(columns * (width + 2) * rows * (height + 2));
-  const across = columns * (width + 2);
-  images.forEach((x, n) => {
-    const left = (n % columns) * (width + 2) + 1, top = Math.floor(n / columns) * (height + 2) + 1;
-    x.forEach((v, j) => { sheet[(top + Math.floor(j / width)) * across + left + (j % width)] = v; });
-  });
-  drawImage(canvas, sheet, { width: across, height: rows * (height + 2) });
-  if (view.number === OWN) return;
-  const c = canvas.getContext("2d");
-  c.strokeStyle = "#b8501a"; c.lineWidth = 3;
-  c.strokeRect((view.number % columns) * (width + 2) + 1, Math.floor(view.number / columns) * (height + 2) + 1, width, height);
-}
-
 /** The image at the point z, what is told of it, and the ring. */
 function showPoint() {
   const logits = model.logits([view.z]), [logLikelihood] = model.logLikelihoods(logits, view.x);
@@ -224,21 +111,18 @@ async function choose(number) {
   view.x = number === OWN ? own : images[number];
   view.result = view.path = null;
   view.coarse = table.logJoints(view.x);
-  heat = drawHeat();
+  heat = heatOf(view.coarse, table.side);
   byId("image-title").textContent = number === OWN ? "Your own image" : `Test image ${number + 1}`;
   byId("image").setAttribute("aria-valuetext", byId("image-title").textContent);
   if (number !== OWN) byId("image").value = number;
   byId("ellipse-note").hidden = !proposal();
   byId("source").disabled = !proposal();
-  drawImage(byId("chosen"), view.x); drawSheet(); showPoint();
-  const rest = resting();
-  try {
+  drawImage(byId("chosen"), view.x); drawSheet(images, view.number); showPoint();
+  await unlessAnother(async (rest) => {
     view.result = await integrate(model, table, view.x, rest);
     showNumbers(); showPoint(); drawZoom();
     await weigh(rest);
-  } catch (error) {
-    if (error.message !== "another image") throw error;
-  }
+  });
 }
 
 /** log p(x) and what belongs to it. */
@@ -319,21 +203,6 @@ function setSamples() {
   if (view.path) showBound();
 }
 
-/** Pointer and keys on the plane. */
-function listenToPlane() {
-  const plane = byId("plane");
-  const to = (event) => movePoint(toPlane(event.offsetX, event.offsetY, plane.clientWidth));
-  plane.addEventListener("pointerdown", (event) => { plane.setPointerCapture(event.pointerId); to(event); });
-  plane.addEventListener("pointermove", (event) => { if (event.buttons) to(event); });
-  plane.addEventListener("keydown", (event) => {
-    const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
-    if (!move) return;
-    event.preventDefault();
-    const step = event.shiftKey ? 0.01 : 0.1;
-    movePoint([view.z[0] + step * move[0], view.z[1] + step * move[1]]);
-  });
-}
-
 /** The reader's own image: the pointer sets pixels, as wide as a pen. */
 function listenToOwn() {
   const canvas = byId("own"), { width, height } = DATA.explorer;
@@ -356,12 +225,8 @@ function listenToControls() {
   byId("samples").addEventListener("input", setSamples);
   byId("image").addEventListener("input", (event) => choose(Number(event.target.value)));
   byId("source").addEventListener("change", () => choose(view.number));
-  byId("sheet").addEventListener("click", (event) => {
-    const { count } = DATA.explorer, columns = Math.min(count, 20), rows = Math.ceil(count / columns), sheet = byId("sheet");
-    const n = Math.floor((event.offsetY / sheet.clientHeight) * rows) * columns + Math.floor((event.offsetX / sheet.clientWidth) * columns);
-    if (n < count) choose(n);
-  });
-  onColours(() => { mosaic = drawMosaic(); heat = drawHeat(); drawPlane(); drawZoom(); });
+  listenToSheet(choose);
+  onColours(() => { mosaic = drawMosaic(); heat = heatOf(view.coarse, table.side); drawPlane(); drawZoom(); });
   new ResizeObserver(() => { drawPlane(); drawZoom(); }).observe(byId("plane"));
 }
 
@@ -392,7 +257,7 @@ async function start() {
   byId("image").max = explorer.count - 1;
   byId("source-label").hidden = !explorer.proposals;
   mosaic = drawMosaic();
-  setSamples(); listenToPlane(); listenToOwn(); listenToControls();
+  setSamples(); listenToPlane(movePoint, () => view.z); listenToOwn(); listenToControls();
   drawImage(byId("own"), own);
   const chosen = choose(0);
   drawSample();
