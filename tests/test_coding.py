@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lvm_lightning.densities import FlowPrior, NoisePrior, StandardNormal, normal_grid
+from lvm_lightning.densities import DiagonalGaussian, FlowPrior, NoisePrior, StandardNormal, normal_grid
 from lvm_lightning.evaluation import bits_back, coding
 from lvm_lightning.evaluation.bits_back import CELLS, UNITS, BitsBack, Gaussians, cells_of, units_of
 from lvm_lightning.evaluation.coding import BernoulliPixels, Code, MixtureCode, blocks, rounded
@@ -162,6 +162,20 @@ def exact(module: GaussianVAE, x: Tensor) -> Tensor:
     noise, log_weight = normal_grid(2)
     z = cast(NoisePrior, module.model.prior).transform(noise)
     return (module.model.log_likelihood(x, z.unsqueeze(1)) + log_weight.unsqueeze(1)).logsumexp(0)
+
+
+def test_a_proposal_is_carried_along_the_flows_tangent() -> None:
+    """Covariance J diag σ² Jᵀ around T⁻¹(μ), with the flow's derivative by finite differences."""
+    module, x, step = vae(6, flow=True), images(5), 1e-5
+    prior, q = cast(NoisePrior, module.model.prior), module.propose(x)
+    found = code_of(module, 1).gaussians(x)
+    torch.testing.assert_close(prior.transform(torch.from_numpy(found.mean)), q.location, rtol=0, atol=1e-4)
+    moved = [q.location + way * step * each for each in torch.eye(6, dtype=torch.float64) for way in (1, -1)]
+    ahead, behind = torch.stack([prior.noise_of(z) for z in moved]).unflatten(0, (6, 2)).unbind(1)  # (K, B, K)
+    scaled = ((ahead - behind) / (2 * step)).permute(1, 2, 0) * cast(DiagonalGaussian, q).log_sigma.exp().unsqueeze(1)
+    factor = torch.from_numpy(found.factor)
+    torch.testing.assert_close(factor @ factor.mT, scaled @ scaled.mT, rtol=0, atol=1e-4)
+    assert (factor < -0.01).any()  # what lies beside the diagonal has either sign
 
 
 def test_the_cells_share_a_proposals_units() -> None:

@@ -73,7 +73,7 @@ class BitsBack(Code):
 
     Reference:
         Townsend et al., Practical Lossless Compression with Latent Variables using Bits Back Coding, 2019, section 2;
-        Ruan et al., Improving Lossless Compression Rates via Monte Carlo Bits-Back Coding, 2021, section 3.3 (coupled
+        Ruan et al., Improving Lossless Compression Rates via Monte Carlo Bits-Back Coding, 2021 (coupled
         samples).
     """
 
@@ -108,10 +108,10 @@ class BitsBack(Code):
         """Read images ``(count, D)``: each step of :meth:`push` backwards."""
         moves = self._moves(block, count)
         samples = stack.pop_uniform(np.full(count, self.samples))
-        index = stack.pop_uniform(np.full(moves[0].size, 2**CELLS)).reshape(moves[0].shape)
-        x = self.pixels.pop(stack, self.parameters(index))
+        number = stack.pop_uniform(np.full(moves[0].size, 2**CELLS)).reshape(moves[0].shape)
+        x = self.pixels.pop(stack, self.parameters(number))
         q = self.gaussians(x)
-        start, size = units_of(q, index)
+        start, size = units_of(q, number)
         unit = start + stack.pop_uniform(size.ravel()).reshape(size.shape)
         units = (unit - moves[samples, np.arange(count)]) % 2**UNITS
         log_w = self.log_weights(x, cells_of(q, (units + moves) % 2**UNITS))
@@ -128,21 +128,21 @@ class BitsBack(Code):
         jacobian = torch.func.vmap(torch.func.jacrev(self.prior.noise_of))(q.mean)  # (B, K, K)
         scaled = jacobian * q.log_sigma.exp().unsqueeze(1)
         factor = rounded(torch.linalg.cholesky(scaled @ scaled.mT), PROPOSED)
-        least = torch.eye(factor.shape[-1], dtype=factor.dtype) * PROPOSED
-        return Gaussians(rounded(self.prior.noise_of(q.mean), PROPOSED).numpy(), factor.maximum(least).numpy())
+        factor.diagonal(dim1=-2, dim2=-1).clamp_(min=PROPOSED)
+        return Gaussians(rounded(self.prior.noise_of(q.mean), PROPOSED).numpy(), factor.numpy())
 
     def log_weights(self, x: Tensor, cells: Cells) -> Tensor:
         """log w = log P(x|cell) + log P(cell) − log Q(cell|x) of the samples, ``(N, B)``, nats."""
         N, B, K = cells.number.shape
         groups = [cells.number[n : n + max(1, DECODED // B)] for n in range(0, N, max(1, DECODED // B))]
-        log_lik = torch.cat([self.pixels.log_prob(self.parameters(index), x) for index in groups])
+        log_lik = torch.cat([self.pixels.log_prob(self.parameters(some), x) for some in groups])
         log_q = rounded(torch.from_numpy(np.log(cells.size)), FINE).sum(-1) - K * UNITS * math.log(2)
         log_w: Tensor = log_lik - K * CELLS * math.log(2) - log_q
         return log_w
 
-    def parameters(self, index: Ints) -> Tensor:
+    def parameters(self, number: Ints) -> Tensor:
         """The likelihood's parameters at the centres of cells, ``(*, K) → (*, P·D)``."""
-        z = self.prior.transform(torch.from_numpy(CENTRES[index]))
+        z = self.prior.transform(torch.from_numpy(CENTRES[number]))
         return self.pixels.parameters_of(self.model.decode(z))
 
     def _moves(self, block: int, count: int) -> Ints:

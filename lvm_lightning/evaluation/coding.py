@@ -112,7 +112,7 @@ class MixtureCode(Code):
         logits: of each point, ``(N, D)``, as :meth:`BernoulliPixels.parameters_of` has them.
 
     Reference:
-        Townsend et al., Practical Lossless Compression with Latent Variables using Bits Back Coding, 2019, section 2.4;
+        Townsend et al., Practical Lossless Compression with Latent Variables using Bits Back Coding, 2019, section 2;
         Frey & Hinton, Efficient Stochastic Source Coding and an Application to a Bayesian Network, 1997.
     """
 
