@@ -149,6 +149,8 @@ COMMANDS: list[tuple[list[str], str]] = [
     ),
     (["mystudy.Brightness", "runs/burda_vae/version_0", *QUIET], ""),
     (["report", "runs/prior_iwae/version_0"], "runs/prior_iwae/version_0/report.html"),
+    (["compress", "runs/prior_iwae/version_0", "--images", "100", *QUIET], "runs/prior_iwae/version_0/images.lvmc"),
+    (["decompress", "runs/prior_iwae/version_0/images.lvmc"], "runs/prior_iwae/version_0/images.npz"),
     (["compare", "runs/prior_iwae/version_1", "runs/prior_iwae/version_1"], ""),
 ]
 """Each command, and a file that it must leave."""
