@@ -58,7 +58,7 @@ class FlowPrior(NoisePrior):
         return cast(Tensor, self.flow.transform().inv(noise))
 
     def noise_of(self, z: Tensor) -> Tensor:
-        """f, in one pass."""
+        """f(z), in one pass: the ε that :meth:`transform` makes z of."""
         return cast(Tensor, self.flow.transform()(z))
 
 

@@ -1,4 +1,5 @@
-"""Priors p(z), and the exponential's proposal."""
+"""Priors p(z): the standard normal, the exponential and its proposal, the encoder's proposals at trained images, and
+trained points."""
 
 import math
 from abc import ABC, abstractmethod
@@ -60,10 +61,6 @@ class NoisePrior(Prior):
     def transform(self, noise: Tensor) -> Tensor:
         """z from ε ~ N(0, I), ``(*, K) → (*, K)``."""
 
-    @abstractmethod
-    def noise_of(self, z: Tensor) -> Tensor:
-        """The ε that :meth:`transform` makes z of, ``(*, K) → (*, K)``."""
-
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """z ~ p(z), ``(count, K)``."""
         return self.transform(torch.randn(count, self.dim, generator=generator, dtype=self.like.dtype).to(self.like))
@@ -90,10 +87,6 @@ class StandardNormal(NoisePrior):
     def transform(self, noise: Tensor) -> Tensor:
         """The noise itself."""
         return noise
-
-    def noise_of(self, z: Tensor) -> Tensor:
-        """z itself."""
-        return z
 
     def icdf(self, u: Tensor) -> Tensor:
         """Quantiles, ``(*, K) → (*, K)``: uniform points on (0, 1)^K become points of the prior."""
@@ -123,10 +116,6 @@ class ExponentialPrior(NoisePrior):
     def transform(self, noise: Tensor) -> Tensor:
         """−log Φ(ε)/λ."""
         return cast(Tensor, -torch.special.log_ndtr(noise) / self.rate)
-
-    def noise_of(self, z: Tensor) -> Tensor:
-        """Φ⁻¹(exp(−λ z))."""
-        return cast(Tensor, torch.special.ndtri((-self.rate * z).exp()))
 
 
 class Exponential(NoiseProposal):
@@ -172,7 +161,7 @@ class VampPrior(Prior):
 
         p(z) = 1/M Σ_m q(z|u_m)
 
-    The u_m start from training examples. Nothing keeps them in the range of x. The KL has no closed form.
+    The pseudo-inputs start from training examples. Nothing keeps them in the range of x. Its KL has no closed form.
 
     Args:
         dim: number K of latent dimensions.
@@ -209,8 +198,9 @@ class VampPrior(Prior):
     def log_prob(self, z: Tensor) -> Tensor:
         """log Σ_m q(z|u_m) − log M, ``(*, K) → (*,)``, nats, in blocks of points where they are many."""
         q = self._proposals(slice(None))
-        points = z.reshape(-1, 1, self.dim)
-        log_sum = in_blocks(lambda block: log_sum_exp(q.log_prob(block), -1), points, self.components)
+        log_sum = in_blocks(
+            lambda block: log_sum_exp(q.log_prob(block), -1), z.reshape(-1, 1, self.dim), self.components
+        )
         return log_sum.view(z.shape[:-1]) - math.log(self.components)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:

@@ -6,6 +6,7 @@ threads can change them. What is left is a logit that two orders of a network's 
 edge: they differ by 1e-13, and so one logit in 1e11 does.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
@@ -19,15 +20,15 @@ from lvm_lightning.densities import Bernoulli, Likelihood
 from lvm_lightning.support.bits import LARGEST, BitStack, Floats, Ints
 
 STEP = 2.0**-8
-"""What logits and the numbers of a proposal are multiples of: it costs a Bernoulli pixel less than 2e-7 nats."""
+"""What logits are multiples of: it costs a Bernoulli pixel less than 2e-7 nats."""
 FINE = 2.0**-24
-"""What their functions are multiples of: sums of thousands are exact."""
+"""What functions of them are multiples of: sums of thousands are exact."""
 FARTHEST = 64.0
 """Largest absolute logit."""
 TOGETHER = 64
 """Images that are coded together, at most."""
-GROWTH = 16
-"""A block has one image for so many that are done already: the bits that it starts from are on the stack."""
+BROUGHT = 64
+"""Bits that an image leaves on the stack, at least for MNIST; where it is fewer, a file starts with more noise."""
 
 
 def rounded(numbers: Tensor, step: float = STEP) -> Tensor:
@@ -35,11 +36,18 @@ def rounded(numbers: Tensor, step: float = STEP) -> Tensor:
     return (numbers.double() / step).round() * step
 
 
-def blocks(count: int) -> Iterator[int]:
-    """How many images are coded together, one number after the other: 1 at the start, at most :data:`TOGETHER`."""
+def blocks(count: int, borrowed: int) -> Iterator[int]:
+    """How many images are coded together, one number after the other: 1 at the start, at most :data:`TOGETHER`.
+
+    A block takes bits off the stack before it brings any: so many images as find theirs there.
+
+    Args:
+        count: of all images.
+        borrowed: bits that one takes.
+    """
     done = 0
     while done < count:
-        size = min(max(1, done // GROWTH), TOGETHER, count - done)
+        size = min(max(1, done * BROUGHT // max(1, borrowed)), TOGETHER, count - done)
         yield size
         done += size
 
@@ -49,8 +57,6 @@ class BernoulliPixels:
 
     log P(x|z) = Σ_j x_j l_j − softplus(l_j)
     """
-
-    parameters = 1
 
     def parameters_of(self, decoded: Tensor) -> Tensor:
         """What a decoder puts out, as both sides take it."""
@@ -79,9 +85,11 @@ class Code(ABC):
 
     Attributes:
         samples: points z for each image.
+        borrowed: bits that an image takes off the stack before it puts back more, at most.
     """
 
     samples: int
+    borrowed: int
 
     @abstractmethod
     def push(self, stack: BitStack, x: Tensor, block: int) -> Tensor:
@@ -96,7 +104,11 @@ class Code(ABC):
 
     @abstractmethod
     def pop(self, stack: BitStack, count: int, block: int) -> Tensor:
-        """Read the images ``(count, D)`` of the block that was written last."""
+        """Read the images ``(count, D)`` of the block that was written last.
+
+        Raises:
+            ExhaustedError, ValueError: if nothing that was written with the same numbers could be so.
+        """
 
 
 class MixtureCode(Code):
@@ -119,6 +131,7 @@ class MixtureCode(Code):
     def __init__(self, logits: Tensor) -> None:
         self.pixels, self.samples = BernoulliPixels(), len(logits)
         self.logits, self.log_partition = logits, rounded(softplus(logits), FINE).sum(-1)
+        self.borrowed = math.ceil(math.log2(self.samples))
 
     def push(self, stack: BitStack, x: Tensor, block: int) -> Tensor:
         """Write images ``(B, D)``; the log-probability is log 1/N Σ_n P(x|n)."""
@@ -126,14 +139,16 @@ class MixtureCode(Code):
         points = np.array([self._pop_point(stack, each) for each in log_lik])
         self.pixels.push(stack, x, self.logits[points])
         stack.push_uniform(points, self.samples)
-        return log_lik.logsumexp(-1) - float(np.log(self.samples))
+        return log_lik.logsumexp(-1) - math.log(self.samples)
 
     def pop(self, stack: BitStack, count: int, block: int) -> Tensor:
-        """Read images ``(count, D)``."""
+        """Read images ``(count, D)``; a point that has no posterior to speak of is of other numbers."""
         points = stack.pop_uniform(np.full(count, self.samples))
         x = self.pixels.pop(stack, self.logits[points])
         for log_lik, point in reversed([*zip(self.log_likelihoods(x), points, strict=True)]):
             likely, weights = _likely(log_lik)
+            if point not in likely:
+                raise ValueError(f"point {point} is none that the image could be of")
             stack.push_choices(np.searchsorted(likely, [point]), weights)
         return x
 
@@ -149,7 +164,7 @@ class MixtureCode(Code):
 def _likely(log_lik: Tensor) -> tuple[Ints, Floats]:
     """Which points have any posterior to speak of, ``(M,)``, and how much, ``(1, M)``."""
     above = log_lik - log_lik.max()
-    likely = (above > -float(np.log(LARGEST))).nonzero().squeeze(-1)
+    likely = (above > -math.log(LARGEST)).nonzero().squeeze(-1)
     return likely.numpy(), above[likely].exp().unsqueeze(0).numpy()
 
 

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lvm_lightning.densities import DiagonalGaussian, LatentPoints, NoisePrior, Points, PriorProposal, prior_points
-from lvm_lightning.evaluation.bits_back import UNITS, BitsBack
+from lvm_lightning.densities import DiagonalGaussian, LatentPoints, Points, PriorProposal, prior_points
+from lvm_lightning.evaluation.bits_back import BitsBack
 from lvm_lightning.evaluation.coding import Code, MixtureCode, blocks, pixels_of
+from lvm_lightning.evaluation.latent_codes import latent_code_of
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.support import UserError, generator_for
 from lvm_lightning.support.bits import WORD, BitStack, ExhaustedError, Words, noise_words
@@ -35,7 +36,7 @@ class Written(NamedTuple):
 
 @contextlib.contextmanager
 def in_float64(module: LatentVariableModule) -> Iterator[None]:
-    """The module in float64 on the processor, where its results do not depend on a machine, while the block runs."""
+    """The module in float64 on the processor, whatever it was on, while the block runs."""
     one = next(module.parameters())
     dtype, device = one.dtype, one.device
     module.double().cpu()
@@ -52,13 +53,22 @@ def mixture_points(module: LatentVariableModule, samples: int, seed: int) -> Ten
     if isinstance(prior, LatentPoints):
         return prior.points
     kind: Points = getattr(module, "points", "iid")
-    return prior_points(prior, kind, samples, 1, generator_for(seed, "tightness", 0)).squeeze(1)
+    return prior_points(prior, kind, samples, 1, generator_for(seed, "coding", 0)).squeeze(1)
 
 
 def samples_of(module: LatentVariableModule, samples: int | None) -> int:
-    """How many points each image takes: as asked, or as many as the bound that the module was trained on."""
+    """How many points each image takes: as asked, or as many as the bound that the module was trained on.
+
+    Raises:
+        UserError: if it has points of its own, and another number is asked for.
+    """
     prior = module.model.prior
-    return len(prior.points) if isinstance(prior, LatentPoints) else samples or module.N
+    if not isinstance(prior, LatentPoints):
+        return samples or module.N
+    own = len(prior.points)
+    if samples not in (None, own):
+        raise UserError(f"samples: must be the {own:,} points that the model has, got {samples:,}; leave it out")
+    return own
 
 
 def code_of(module: LatentVariableModule, samples: int, seed: int) -> Code:
@@ -76,11 +86,12 @@ def code_of(module: LatentVariableModule, samples: int, seed: int) -> Code:
     if isinstance(q, PriorProposal):
         points = mixture_points(module, samples, seed).double()
         return MixtureCode(pixels.parameters_of(model.decode(points)))
-    if isinstance(q, DiagonalGaussian) and isinstance(model.prior, NoisePrior):
-        return BitsBack(model, module.propose, pixels, samples, seed)
+    latents = latent_code_of(model.prior)
+    if isinstance(q, DiagonalGaussian) and latents is not None:
+        return BitsBack(model, module.propose, pixels, latents, samples, seed)
     raise UserError(
-        "model: a code needs Gaussian proposals and a prior that is made of normal noise, as StandardNormal and "
-        f"FlowPrior are, got {type(q).__name__} and {type(model.prior).__name__}"
+        "model: a code needs Gaussian proposals, and StandardNormal or FlowPrior as prior, got "
+        f"{type(q).__name__} and {type(model.prior).__name__}"
     )
 
 
@@ -91,13 +102,12 @@ def start_of(words: int, seed: int) -> Words:
 
 def write(code: Code, x: Tensor, seed: int, tick: Callable[[int], object]) -> Written:
     """Write images ``(n, D)`` onto a stack that starts with a little noise, or with twice that until it is enough."""
-    dim = getattr(getattr(code, "prior", None), "dim", 0)
-    words = 2 + math.ceil((dim * UNITS + math.log2(code.samples)) / WORD)
+    words = 2 + math.ceil(code.borrowed / WORD)
     while True:
         start = start_of(words, seed)
         stack, found = BitStack(start), []
         try:
-            for number, block in enumerate(x.split([*blocks(len(x))])):
+            for number, block in enumerate(x.split([*blocks(len(x), code.borrowed)])):
                 found.append(code.push(stack, block, number))
                 tick(len(block))
         except ExhaustedError:
@@ -110,7 +120,7 @@ def write(code: Code, x: Tensor, seed: int, tick: Callable[[int], object]) -> Wr
 def read(code: Code, stack: BitStack, count: int, tick: Callable[[int], object]) -> Tensor:
     """Read images ``(count, D)`` from a stack, which then is as it started."""
     found = []
-    for number, size in reversed([*enumerate(blocks(count))]):
+    for number, size in reversed([*enumerate(blocks(count, code.borrowed))]):
         found.append(code.pop(stack, size, number))
         tick(size)
     return torch.cat(found[::-1])

@@ -25,6 +25,7 @@ from lvm_lightning.support.bits import WORD, BitStack
 ALL = 2**31
 """More images than there are."""
 BITS, NATS_PER_IMAGE = "bits a pixel", "nats per image"
+CODERS = "the coder's: rounding, local bits back"
 ESTIMATE: Kind = "stochastic estimate"
 OTHERS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": lambda packed: gzip.compress(packed, 9),
@@ -93,14 +94,14 @@ def _rate(subject: Subject, code: Code, x: Tensor, written: Written) -> list[Qua
         subject.quantity(f"−{name}, which it should match", in_bits, "upper bound", N, unit=BITS),
         subject.quantity(name, bound, "lower bound", N),
         subject.quantity(f"cells, rounding and draws: {name} − the code's", between, ESTIMATE, N, unit=NATS),
-        _constant("the coder's rounding", rounding, x, N, NATS_PER_IMAGE),
+        _constant(CODERS, rounding, x, N, NATS_PER_IMAGE),
         _constant("initial bits", WORD * len(written.start) * per_image, x, N, NATS_PER_IMAGE),
     ]
 
 
 def _bound(subject: Subject, x: Tensor, N: int) -> tuple[str, Tensor]:
     """L_N of the images ``(n,)``, with draws of its own."""
-    parts = subject.parts(x.to(subject.module.device), TOGETHER, "tightness", "bound")
+    parts = subject.parts(x.to(subject.module.device), TOGETHER, "coding", "bound")
     found = [iw_elbo(subject.log_weights(part, N, noise).double()) for part, noise in parts]
     return f"L_{N}", torch.cat(found).cpu()
 

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import lvm_lightning
 from lvm_lightning.evaluation.report import digest_of_weights
-from lvm_lightning.studies.code_file import digest_of_images, read_code
+from lvm_lightning.modules.base import LatentVariableModule
+from lvm_lightning.studies.code_file import Header, digest_of_images, read_code
 from lvm_lightning.studies.codes import code_of, in_float64, read, start_of
 from lvm_lightning.studies.free import FreeStudy
 from lvm_lightning.support import PROGRAM, UserError, write_arrays
-from lvm_lightning.support.bits import BitStack
+from lvm_lightning.support.bits import BitStack, ExhaustedError, Words
 from lvm_lightning.support.progress import Bar
 
 
@@ -48,10 +50,8 @@ class Decompress(FreeStudy):
             raise UserError(
                 f"--run: must be the model that wrote {path}, got {of}, whose weights are others; name its run"
             )
-        stack = BitStack(words, sealed=True)
-        with in_float64(module), Bar(desc="decompress", total=header.count, leave=False) as bar:
-            x = read(code_of(module, header.samples, header.seed), stack, header.count, bar.update)
-        if not stack.is_back_at(start_of(header.start, header.seed)) or digest_of_images(x) != header.images:
+        x = decoded(module, header, words)
+        if x is None:
             raise UserError(
                 f"FILE: {path} decodes to other images than were written; this machine or these versions compute other "
                 "numbers, use those that wrote it"
@@ -59,3 +59,15 @@ class Decompress(FreeStudy):
         target = (self.output or path.parent) / "images.npz"
         write_arrays(target, {"x": x.view(-1, *header.shape).to(torch.uint8).numpy().astype(np.uint8)})
         return f"{header.count:,} images written to {target}"
+
+
+def decoded(module: LatentVariableModule, header: Header, words: Words) -> Tensor | None:
+    """The images ``(count, D)``, or None where they are not those that were written."""
+    stack = BitStack(words, sealed=True)
+    try:
+        with in_float64(module), Bar(desc="decompress", total=header.count, leave=False) as bar:
+            x = read(code_of(module, header.samples, header.seed), stack, header.count, bar.update)
+    except (ExhaustedError, ValueError):  # other numbers lead astray
+        return None
+    same = stack.is_back_at(start_of(header.start, header.seed)) and digest_of_images(x) == header.images
+    return x if same else None

@@ -70,6 +70,16 @@ class BitStack:
         values[sizes > 1] = self._coder.decode(stream.model.Uniform(), sizes[sizes > 1].astype(np.int32))
         return values
 
+    def push_gaussian(self, values: Ints, largest: int, mean: Floats, sigma: float) -> None:
+        """Push whole numbers ``(n,)`` from −largest to largest, given the normals ``(n,)`` that they are rounded of."""
+        model = stream.model.QuantizedGaussian(-largest, largest)
+        self._coder.encode_reverse(values.astype(np.int32), model, mean, np.full(mean.shape, sigma))
+
+    def pop_gaussian(self, largest: int, mean: Floats, sigma: float) -> Ints:
+        """Pop whole numbers ``(n,)`` from −largest to largest."""
+        model = stream.model.QuantizedGaussian(-largest, largest)
+        return np.asarray(self._coder.decode(model, mean, np.full(mean.shape, sigma)), dtype=np.int64)
+
     def push_bits(self, values: Ints, probabilities: Floats) -> None:
         """Push zeros and ones ``(n,)``, given the probability of each to be 1."""
         self._coder.encode_reverse(values.astype(np.int32), stream.model.Bernoulli(perfect=False), probabilities)
@@ -102,5 +112,5 @@ class BitStack:
 
 def noise_words(count: int, seed: int, stream: int) -> Words:
     """Random words, the same on every machine and with every version: NumPy's generator Philox, counter-based."""
-    raw = np.random.Philox(key=(seed, stream)).random_raw(-(-count // 2))
+    raw = np.random.Philox(key=(seed % 2**64, stream)).random_raw(-(-count // 2))
     return np.ascontiguousarray(raw.astype("<u8")).view("<u4")[:count].astype(np.uint32)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 Stage = Literal["train", "val", "test", "predict", "figures", "sample"]
 Purpose = Literal[
-    Stage, "tightness", "annealing", "simulation", "diagnosis", "pilots", "fitted", "evaluator", "roulette"
+    Stage, "tightness", "annealing", "simulation", "diagnosis", "pilots", "fitted", "evaluator", "roulette", "coding"
 ]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
