@@ -134,20 +134,20 @@ def test_a_mixture_takes_its_log_probability_and_nothing_more(N: int) -> None:
 @pytest.mark.parametrize("N", [1, 4])
 @pytest.mark.parametrize("K", [1, 2, 5])
 def test_bits_back_gives_back_every_image(K: int, N: int, flow: bool) -> None:
-    code, x = code_of(vae(K, flow), N), images(150)
+    code, x = code_of(vae(K, flow), N), images(90)
     stack, log_p = pushed(code, x)
     excess = stack.bits - WORD * len(ENOUGH) + float(log_p.sum()) / math.log(2)
     # this q reaches far beyond the prior, and a flow's cells that are far out take 40 bits
     assert -WORD - 5 <= excess <= (600 if flow else WORD + 5)
     stack = BitStack(stack.words, sealed=True)
-    assert torch.equal(popped(code, stack, 150), x)
+    assert torch.equal(popped(code, stack, 90), x)
     assert stack.is_back_at(ENOUGH)
 
 
 @pytest.mark.parametrize("N", [1, 2, 16])
 def test_the_length_is_the_bound_of_as_many_samples(N: int) -> None:
     """L_N by the evaluation's own draws; the difference of an image's two values has the noise of both."""
-    module, x = vae(3), images(600)
+    module, x = vae(3), images(300)
     _, log_p = pushed(code_of(module, N), x)
     log_w = module.model.log_weights(x, module.propose(x), 10 * N, torch.Generator().manual_seed(1))
     bound = iw_elbo(log_w.view(10, N, -1).transpose(0, 1)).mean(0)
@@ -157,9 +157,9 @@ def test_the_length_is_the_bound_of_as_many_samples(N: int) -> None:
 @pytest.mark.parametrize("flow", [False, True])
 def test_the_length_comes_to_log_p(flow: bool) -> None:
     """K = 2: a code's mean length lies above −log p(x), and comes to it as N grows, with a flow too."""
-    module, x = vae(2, flow), images(400)
+    module, x = vae(2, flow), images(200)
     log_p = exact(module, x)
-    lacking = [log_p - pushed(code_of(module, N), x)[1] for N in (1, 8, 128)]
+    lacking = [log_p - pushed(code_of(module, N), x)[1] for N in (1, 8, 64)]
     means = [float(each.mean()) for each in lacking]
     assert means[0] > means[1] > means[2]
     assert_within(lacking[2], 0.0, errors=4)

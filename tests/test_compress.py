@@ -20,7 +20,11 @@ from tests.conftest import ROOT, Run, arrays, commands_in
 from tests.small import SmallImages
 
 HEADER = Header("weights", (4, 3), 103, 2, 0, 3, "images")
-SMALL = [*SMALL_FIT[3:11], *SMALL_FIT[15:], "--model.decoder.hidden", "[8]"]
+SMALL = [
+    *SMALL_FIT[3:11],
+    *SMALL_FIT[15:],
+    *["--model.decoder.hidden", "[8]", "--trainer.max_steps", 12, "--trainer.val_check_interval", 12],
+]
 """Any config as a run of a second."""
 ENCODER = ["--model.encoder.hidden", "[8]", "--model.latent_dim", 3]
 MODELS: dict[str, list[object]] = {
