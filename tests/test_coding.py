@@ -35,13 +35,13 @@ def images(n: int) -> Tensor:
     return (pattern[torch.randint(3, (n,))] ^ (torch.rand(n, D) < 0.1)).double()
 
 
-def vae(K: int = 2, flow: bool = False) -> GaussianVAE:
+def vae(K: int = 2, flow: bool = False, widen: float = 0.2) -> GaussianVAE:
     """A model whose encoder and decoder say something, and whose prior does where it is a flow."""
     module = GaussianVAE(latent_dim=K, data_dim=D, prior=FlowPrior if flow else StandardNormal).double().eval()
     for parameter in (*module.model.decoder.parameters(), *module.model.prior.parameters()):
         parameter.mul_(1.5)
     head = [p for p in module.encoder.parameters() if p.ndim == 1][-1]
-    head[K:] += 0.2
+    head[K:] += widen
     return module
 
 
@@ -134,11 +134,10 @@ def test_a_mixture_takes_its_log_probability_and_nothing_more(N: int) -> None:
 @pytest.mark.parametrize("N", [1, 4])
 @pytest.mark.parametrize("K", [1, 2, 5])
 def test_bits_back_gives_back_every_image(K: int, N: int, flow: bool) -> None:
-    code, x = code_of(vae(K, flow), N), images(90)
+    code, x = code_of(vae(K, flow, widen=-1.5), N), images(90)
     stack, log_p = pushed(code, x)
     excess = stack.bits - WORD * len(ENOUGH) + float(log_p.sum()) / math.log(2)
-    # this q reaches far beyond the prior, and a flow's cells that are far out take 40 bits
-    assert -WORD - 5 <= excess <= (600 if flow else WORD + 5)
+    assert abs(excess) <= 10  # bits for all images
     stack = BitStack(stack.words, sealed=True)
     assert torch.equal(popped(code, stack, 90), x)
     assert stack.is_back_at(ENOUGH)
@@ -225,9 +224,9 @@ def test_any_unit_has_its_cell_and_the_cell_is_found_again(mean: float, sigma: f
     assert cells.number.min() >= 0
     assert cells.number.max() < len(grid.centres)
     alone = cells.of(np.full(20, 7))
-    start, size = grid.units_of(q, alone.number)
-    assert (start == alone.start).all()
-    assert (size == alone.size).all()
+    again = grid.cells_of(q, alone.number)
+    assert (again.start == alone.start).all()
+    assert (again.size == alone.size).all()
 
 
 def test_what_decides_a_code_does_not_depend_on_what_is_computed_together() -> None:
@@ -259,4 +258,4 @@ def test_rounding_costs_next_to_nothing() -> None:
     logits = torch.linspace(-12, 12, 784, dtype=torch.float64) + 0.3 * coding.STEP
     p = torch.distributions.Bernoulli(logits=logits)
     q = torch.distributions.Bernoulli(logits=BernoulliPixels().parameters_of(logits))
-    assert 0 < float(torch.distributions.kl_divergence(p, q).mean()) < 2e-6 / 8
+    assert 0 < float(torch.distributions.kl_divergence(p, q).mean()) < 2e-7

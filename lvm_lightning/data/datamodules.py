@@ -48,6 +48,7 @@ class StaticMNIST(GreyImages):
     def __init__(
         self,
         source: Source = "MNIST",
+        *,
         folder: str | None = None,
         **options: Any,
     ) -> None:

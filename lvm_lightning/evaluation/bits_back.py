@@ -59,14 +59,14 @@ class BitsBack(Code):
     def push(self, stack: BitStack, x: Tensor, block: int) -> Tensor:
         """Write images ``(B, D)``; the log-probability is log 1/N Σ_n w_n."""
         q, moves = self.gaussians(x), self._moves(block, len(x))
-        units = stack.pop_uniform(np.full(moves[0].size, 2**UNITS)).reshape(moves[0].shape)
+        units = stack.pop_uniform(np.full(moves[0].shape, 2**UNITS))
         moved = (units + moves) % 2**UNITS
         cells = self.latents.grid.cells(q, moved)
         log_w = self.log_weights(x, cells)
         samples = stack.pop_choices(_weights(log_w))
         chosen = cells.of(samples)
         unit = moved[samples, np.arange(len(x))]
-        stack.push_uniform((unit - chosen.start).ravel(), chosen.size.ravel())
+        stack.push_uniform(unit - chosen.start, chosen.size)
         self.pixels.push(stack, x, self.parameters(self.latents.centres(chosen.number)))
         self.latents.push(stack, chosen.number)
         stack.push_uniform(samples, self.samples)
@@ -79,12 +79,12 @@ class BitsBack(Code):
         number = self.latents.pop(stack, (count, self.model.prior.dim))
         x = self.pixels.pop(stack, self.parameters(self.latents.centres(number)))
         q = self.gaussians(x)
-        start, size = self.latents.grid.units_of(q, number)
-        unit = start + stack.pop_uniform(size.ravel()).reshape(size.shape)
+        chosen = self.latents.grid.cells_of(q, number)
+        unit = chosen.start + stack.pop_uniform(chosen.size)
         units = (unit - moves[samples, np.arange(count)]) % 2**UNITS
         log_w = self.log_weights(x, self.latents.grid.cells(q, (units + moves) % 2**UNITS))
         stack.push_choices(samples, _weights(log_w))
-        stack.push_uniform(units.ravel(), 2**UNITS)
+        stack.push_uniform(units, 2**UNITS)
         return x
 
     def gaussians(self, x: Tensor) -> Gaussians:

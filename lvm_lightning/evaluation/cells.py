@@ -1,5 +1,6 @@
 """Cells of latent points, and which units of a Gaussian each has: what bits-back codes are made of."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -64,35 +65,37 @@ class Grid:
         self.edges, self.centres = edges, centres
 
     def cells(self, q: Gaussians, units: Ints) -> Cells:
-        """The cells that have these units, ``(N, B, K)``, a dimension after the other, each given those before.
+        """The cells that have these units, ``(*, B, K)``."""
+        return self._along(q, units.shape, lambda k, mean, sigma: self._search(units[..., k], mean, sigma))
+
+    def cells_of(self, q: Gaussians, number: Ints) -> Cells:
+        """The cells of these numbers, ``(B, K)``.
+
+        Raises:
+            ValueError: if one has no unit, as a file of other numbers may have it.
+        """
+        found = self._along(q, number.shape, lambda k, *_: number[..., k])
+        if not found.size.all():
+            raise ValueError("a cell has no unit of its Gaussian")
+        return found
+
+    def _along(self, q: Gaussians, shape: tuple[int, ...], choose: Callable[[int, Floats, Floats], Ints]) -> Cells:
+        """Cells ``(*, B, K)``, chosen in one dimension after the other by k and the N(mean, σ²) given those before.
 
         No sum in it depends on how many samples are looked at together.
         """
-        found = Cells(*(np.empty_like(units) for _ in Cells._fields))
-        mean = np.broadcast_to(q.mean, units.shape).copy()
+        found = Cells(*(np.empty(shape, dtype=np.int64) for _ in Cells._fields))
+        mean = np.broadcast_to(q.mean, shape).copy()
         for k, sigma in enumerate(np.diagonal(q.factor, axis1=-2, axis2=-1).T):
-            number = self._search(units[..., k], mean[..., k], sigma)
+            number = choose(k, mean[..., k], sigma)
             found.number[..., k] = number
             found.start[..., k], found.size[..., k] = self.units(number, mean[..., k], sigma)
-            self._condition(mean, q, k, number)
+            step = (self.centres[number] - mean[..., k]) / sigma
+            mean[..., k + 1 :] += step[..., None] * q.factor[:, k + 1 :, k]
         return found
 
-    def units_of(self, q: Gaussians, number: Ints) -> tuple[Ints, Ints]:
-        """The first unit of cells ``(B, K)``, and their numbers of units.
-
-        Raises:
-            ValueError: if one has none, as a file of other numbers may have it.
-        """
-        start, size, mean = np.empty_like(number), np.empty_like(number), q.mean.copy()
-        for k, sigma in enumerate(np.diagonal(q.factor, axis1=-2, axis2=-1).T):
-            start[:, k], size[:, k] = self.units(number[:, k], mean[:, k], sigma)
-            self._condition(mean, q, k, number[:, k])
-        if not size.all():
-            raise ValueError("a cell has no unit of its Gaussian")
-        return start, size
-
     def units(self, number: Ints, mean: Floats, sigma: Floats) -> tuple[Ints, Ints]:
-        """The same for N(mean, σ²), one dimension."""
+        """The first unit of N(mean, σ²) that cells of one dimension have, and how many they have."""
         start = self._below(number, mean, sigma)
         return start, self._below(number + 1, mean, sigma) - start
 
@@ -101,17 +104,12 @@ class Grid:
         return np.asarray(np.floor(2**UNITS * ndtr((self.edges[edge] - mean) / sigma)), dtype=np.int64)
 
     def _search(self, units: Ints, mean: Floats, sigma: Floats) -> Ints:
-        """The cells that have these units: those of the units' quantiles, moved on until it is so."""
-        quantile = mean + sigma * ndtri((units + 0.5) / 2**UNITS)
-        number: Ints = np.searchsorted(self.edges, quantile, side="right").astype(np.int64) - 1
+        """The cells that have these units: each ends at the first edge with more units below, but for rounding."""
+        end = mean + sigma * ndtri((units + 1) / 2**UNITS)
+        number: Ints = np.searchsorted(self.edges, end).astype(np.int64) - 1
         while True:
             start, size = self.units(number, mean, sigma)
             step = (units >= start + size).astype(np.int64) - (units < start)
             if not step.any():
                 return number
             number += step
-
-    def _condition(self, mean: Floats, q: Gaussians, k: int, number: Ints) -> None:
-        """Move the means of the dimensions behind k, given the cells that k has."""
-        step = (self.centres[number] - mean[..., k]) / q.factor[:, k, k]
-        mean[..., k + 1 :] += step[..., None] * q.factor[:, k + 1 :, k]

@@ -9,7 +9,6 @@ edge: they differ by 1e-13, and so one logit in 1e11 does.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -68,11 +67,11 @@ class BernoulliPixels:
 
     def push(self, stack: BitStack, x: Tensor, logits: Tensor) -> None:
         """Push images ``(B, D)``."""
-        stack.push_bits(_flat(x), _flat(logits.sigmoid()))
+        stack.push_bits(x.numpy(), logits.sigmoid().numpy())
 
     def pop(self, stack: BitStack, logits: Tensor) -> Tensor:
         """Pop images ``(B, D)``."""
-        return torch.from_numpy(stack.pop_bits(_flat(logits.sigmoid()))).view(logits.shape).double()
+        return torch.from_numpy(stack.pop_bits(logits.sigmoid().numpy())).double()
 
 
 def pixels_of(likelihood: Likelihood) -> BernoulliPixels | None:
@@ -166,7 +165,3 @@ def _likely(log_lik: Tensor) -> tuple[Ints, Floats]:
     above = log_lik - log_lik.max()
     likely = (above > -math.log(LARGEST)).nonzero().squeeze(-1)
     return likely.numpy(), above[likely].exp().unsqueeze(0).numpy()
-
-
-def _flat(values: Tensor) -> Any:
-    return values.reshape(-1).numpy()

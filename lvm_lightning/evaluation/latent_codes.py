@@ -9,7 +9,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from lvm_lightning.densities import FlowPrior, Prior, StandardNormal
-from lvm_lightning.evaluation.cells import UNITS, Cells, Gaussians, Grid
+from lvm_lightning.evaluation.cells import UNITS, Gaussians, Grid
 from lvm_lightning.evaluation.coding import rounded
 from lvm_lightning.support.bits import BitStack, Floats, Ints
 
@@ -62,11 +62,11 @@ class EqualMass(LatentCode):
 
     def push(self, stack: BitStack, number: Ints) -> None:
         """Push their numbers, all equally likely."""
-        stack.push_uniform(number.ravel(), 2**self.bits)
+        stack.push_uniform(number, 2**self.bits)
 
     def pop(self, stack: BitStack, shape: tuple[int, int]) -> Ints:
         """Pop numbers."""
-        return stack.pop_uniform(np.full(math.prod(shape), 2**self.bits)).reshape(shape)
+        return stack.pop_uniform(np.full(shape, 2**self.bits))
 
 
 class LocalBitsBack(LatentCode):
@@ -113,26 +113,26 @@ class LocalBitsBack(LatentCode):
     def push(self, stack: BitStack, number: Ints) -> None:
         """Push the cells."""
         q = self._around(number)
-        units = stack.pop_uniform(np.full(number.size, 2**UNITS)).reshape(number.shape)
-        noise = Cells(*(each[0] for each in self.noise.grid.cells(q, units[None])))
-        stack.push_uniform((units - noise.start).ravel(), noise.size.ravel())
+        units = stack.pop_uniform(np.full(number.shape, 2**UNITS))
+        noise = self.noise.grid.cells(q, units)
+        stack.push_uniform(units - noise.start, noise.size)
         nearest, beside = self._back(noise.number)
         away = np.clip(number - nearest, -self.away, self.away)
         stack.push_uniform(number[abs(away) == self.away], len(self.grid.centres))
-        stack.push_gaussian(away.ravel(), self.away, beside.ravel(), self.SIGMA / self.WIDTH)
+        stack.push_gaussian(away, self.away, beside, self.SIGMA / self.WIDTH)
         self.noise.push(stack, noise.number)
 
     def pop(self, stack: BitStack, shape: tuple[int, int]) -> Ints:
         """Pop cells: :meth:`push` backwards."""
         noise = self.noise.pop(stack, shape)
         nearest, beside = self._back(noise)
-        away = stack.pop_gaussian(self.away, beside.ravel(), self.SIGMA / self.WIDTH).reshape(shape)
+        away = stack.pop_gaussian(self.away, beside, self.SIGMA / self.WIDTH)
         number, far = nearest + away, abs(away) == self.away
         number[far] = stack.pop_uniform(np.full(far.sum(), len(self.grid.centres)))
         if number.min() < 0 or number.max() >= len(self.grid.centres):
             raise ValueError("a cell lies beyond the grid")
-        start, size = self.noise.grid.units_of(self._around(number), noise)
-        stack.push_uniform((start + stack.pop_uniform(size.ravel()).reshape(shape)).ravel(), 2**UNITS)
+        cells = self.noise.grid.cells_of(self._around(number), noise)
+        stack.push_uniform(cells.start + stack.pop_uniform(cells.size), 2**UNITS)
         return number
 
     def _around(self, number: Ints) -> Gaussians:

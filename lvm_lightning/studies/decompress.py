@@ -48,7 +48,8 @@ class Decompress(FreeStudy):
         module = lvm_lightning.load(of)
         if digest_of_weights(module.state_dict()) != header.weights:
             raise UserError(
-                f"--run: must be the model that wrote {path}, got {of}, whose weights are others; name its run"
+                f"--run: must be the model that wrote {path}, got {of}, whose weights are others; name its "
+                "run or checkpoint"
             )
         x = decoded(module, header, words)
         if x is None:

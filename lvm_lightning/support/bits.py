@@ -1,5 +1,7 @@
 """A stack of symbols in as few bits as their probabilities allow: asymmetric numeral systems, by constriction."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from constriction import stream
@@ -54,44 +56,42 @@ class BitStack:
             return False
 
     def push_uniform(self, values: Ints, sizes: Ints | int) -> None:
-        """Push values ``(n,)``, each as likely as the others of 0, …, size − 1; a size of 1 takes no bits."""
+        """Push values ``(*)``, each as likely as the others of 0, …, size − 1; a size of 1 takes no bits."""
         among = np.broadcast_to(np.asarray(sizes, dtype=np.int32), values.shape)
-        drawn = values[among > 1].astype(np.int32)
-        self._coder.encode_reverse(drawn, stream.model.Uniform(), among[among > 1])
+        self._push(values[among > 1], stream.model.Uniform(), among[among > 1])
 
     def pop_uniform(self, sizes: Ints) -> Ints:
-        """Pop values ``(n,)`` of 0, …, size − 1.
+        """Pop values ``(*)`` of 0, …, size − 1.
 
         Raises:
             ExhaustedError: if there are not as many bits.
         """
         self._require(float(np.log2(sizes).sum()))
-        values = np.zeros(len(sizes), dtype=np.int64)
-        values[sizes > 1] = self._coder.decode(stream.model.Uniform(), sizes[sizes > 1].astype(np.int32))
+        values = np.zeros(sizes.shape, dtype=np.int64)
+        values[sizes > 1] = self._pop(stream.model.Uniform(), sizes[sizes > 1].astype(np.int32))
         return values
 
     def push_gaussian(self, values: Ints, largest: int, mean: Floats, sigma: float) -> None:
-        """Push whole numbers ``(n,)`` from −largest to largest, given the normals ``(n,)`` that they are rounded of."""
-        model = stream.model.QuantizedGaussian(-largest, largest)
-        self._coder.encode_reverse(values.astype(np.int32), model, mean, np.full(mean.shape, sigma))
+        """Push whole numbers ``(*)`` from −largest to largest, given the normals that they are rounded of."""
+        self._push(values, stream.model.QuantizedGaussian(-largest, largest), mean.ravel(), np.full(mean.size, sigma))
 
     def pop_gaussian(self, largest: int, mean: Floats, sigma: float) -> Ints:
-        """Pop whole numbers ``(n,)`` from −largest to largest."""
+        """Pop whole numbers ``(*)`` from −largest to largest."""
         model = stream.model.QuantizedGaussian(-largest, largest)
-        return np.asarray(self._coder.decode(model, mean, np.full(mean.shape, sigma)), dtype=np.int64)
+        return self._pop(model, mean.ravel(), np.full(mean.size, sigma)).reshape(mean.shape)
 
     def push_bits(self, values: Ints, probabilities: Floats) -> None:
-        """Push zeros and ones ``(n,)``, given the probability of each to be 1."""
-        self._coder.encode_reverse(values.astype(np.int32), stream.model.Bernoulli(perfect=False), probabilities)
+        """Push zeros and ones ``(*)``, given the probability of each to be 1."""
+        self._push(values, stream.model.Bernoulli(perfect=False), probabilities.ravel())
 
     def pop_bits(self, probabilities: Floats) -> Ints:
-        """Pop zeros and ones ``(n,)``, given the probability of each to be 1."""
-        return np.asarray(self._coder.decode(stream.model.Bernoulli(perfect=False), probabilities), dtype=np.int64)
+        """Pop zeros and ones ``(*)``, given the probability of each to be 1."""
+        return self._pop(stream.model.Bernoulli(perfect=False), probabilities.ravel()).reshape(probabilities.shape)
 
     def push_choices(self, values: Ints, weights: Floats) -> None:
         """Push values ``(n,)`` of 0, …, M − 1, given weights ``(n, M)`` that are probabilities but for a factor."""
         if weights.shape[-1] > 1:
-            self._coder.encode_reverse(values.astype(np.int32), stream.model.Categorical(perfect=False), weights)
+            self._push(values, stream.model.Categorical(perfect=False), weights)
 
     def pop_choices(self, weights: Floats) -> Ints:
         """Pop values ``(n,)`` of 0, …, M − 1.
@@ -103,7 +103,13 @@ class BitStack:
         if choices == 1:
             return np.zeros(n, dtype=np.int64)
         self._require(n * float(np.log2(choices)))
-        return np.asarray(self._coder.decode(stream.model.Categorical(perfect=False), weights), dtype=np.int64)
+        return self._pop(stream.model.Categorical(perfect=False), weights)
+
+    def _push(self, values: npt.NDArray[Any], model: Any, *parameters: npt.NDArray[Any]) -> None:
+        self._coder.encode_reverse(values.ravel().astype(np.int32), model, *parameters)
+
+    def _pop(self, model: Any, *parameters: npt.NDArray[Any]) -> Ints:
+        return np.asarray(self._coder.decode(model, *parameters), dtype=np.int64)
 
     def _require(self, bits: float) -> None:
         if self.bits < bits + WORD:

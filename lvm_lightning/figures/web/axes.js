@@ -7,7 +7,7 @@ let model, images, mosaic, heat;
 
 const nameOf = (k) => `z${String(k + 1).replace(/\d/g, (digit) => "₀₁₂₃₄₅₆₇₈₉"[digit])}`;
 
-/** Mean and standard deviation of q(z|x) of the chosen image along all axes; of the prior where there is no encoder. */
+/** Mean and standard deviation of q(z|x) of the chosen image along all axes; 0 and none where there is no encoder. */
 function proposal() {
   const { proposals, dim } = DATA.explorer;
   if (!proposals) return { mean: Array(dim).fill(0), sigma: null };
@@ -138,5 +138,5 @@ async function start() {
 }
 
 // For tests, and for readers with a console.
-window.lvm = { view, choose, turn, movePoint, mean: (z) => [...model.mean(z)] };
+window.lvm = { view, choose, turn };
 window.lvm.ready = start();
