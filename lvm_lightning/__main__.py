@@ -18,11 +18,11 @@ def run() -> int:
     if (mistake := wrong_variable()) is not None:
         print(f"lvm-lightning: error: {mistake}", file=sys.stderr)
         return 2
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of torch's warnings we tell what matters, in one line
     from lvm_lightning.command.quick import answer
 
     if (status := answer(sys.argv[1:])) is not None:
         return status
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of its warnings we tell what matters, in one line
     try:
         from lvm_lightning.command.cli import main
     except KeyboardInterrupt:

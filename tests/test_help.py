@@ -27,6 +27,7 @@ OWN = {
     "tightness": "--largest",
     "anneal": "--chains",
     "diagnose": "--gradient_repeats",
+    "compress": "--samples",
 }
 
 
@@ -116,6 +117,7 @@ def test_an_answer_fits_a_terminal(
     lines = capsys.readouterr().out.splitlines()
     assert 1 < len(lines) <= 60
     assert max(map(len, lines)) <= 80
+    assert not re.search(r"default: None| \(\)", "\n".join(lines))  # what says nothing
 
 
 @pytest.mark.parametrize(("word", "told"), {"": "got none; 'lvm-lightning --help'", "swep": "mean sweep?"}.items())
@@ -154,6 +156,7 @@ def run_with_a_test(folder: Path, value: float) -> str:
     """A run's folder with a test whose images' values are kept."""
     folder.mkdir()
     quantity = {"name": "ELBO", "value": value, "stderr": 0.5, "images": 4, "unit": "nats per image"}
+    quantity |= {"kind": "lower bound", "split": "test", "samples": 1}
     report = {"quantities": [quantity], "provenance": {"data": {"digest": "0f"}}}
     (folder / REPORT).write_text(json.dumps(report))
     write_arrays(folder / PER_EXAMPLE, {REPORT: digest_of(report), "ELBO": [value - 1, value, value, value + 1]})
@@ -170,6 +173,9 @@ def run_with_a_test(folder: Path, value: float) -> str:
         (["configs"], 0),
         (["compare", "one", "two"], 0),
         (["compare", "one", "nothing"], 2),
+        (["report", "one", "two"], 0),
+        (["report", "one"], 0),
+        (["report"], 2),
         (["fti"], 2),
     ],
     ids=str,

@@ -22,7 +22,7 @@ from lvm_lightning.evaluation.report import with_error
 from lvm_lightning.modules import GaussianVAE, PriorIWAE
 from lvm_lightning.networks import ResidualMLP
 from lvm_lightning.studies import Report
-from lvm_lightning.studies.explorer import EXTENT, SIDE, lacks, proposals
+from lvm_lightning.studies.explorer import EXTENT, SIDE, interactive, lacks, proposals
 from lvm_lightning.studies.run_files import POINTS, differing, read_run, thinned
 from lvm_lightning.support.errors import UserError
 from tests.command import SMALL_FIT
@@ -85,6 +85,7 @@ def test_the_page_holds_weights_in_16_bits_and_a_grid_in_bytes(tested: Path, tmp
     Report(tested, output=tmp_path).run()
     page = (tmp_path / "report.html").read_text()
     held, module = data_of(page)["explorer"], lvm_lightning.load(tested)
+    assert data_of((tested / "report.html").read_text())["explorer"] == held  # that of the test
     assert '<section id="explorer"' in page
     linear = [layer for layer in module.model.decoder.children() if isinstance(layer, nn.Linear)]
     for layer, kept in zip(linear, held["layers"], strict=True):
@@ -113,6 +114,10 @@ def test_a_model_that_cannot_be_explored_is_told_why() -> None:
     grey = GaussianVAE(latent_dim=2, likelihood=Gaussian, data_dim=12)
     assert lacks(grey) == "a Bernoulli likelihood, got Gaussian"
     assert proposals(PriorIWAE(data_dim=12), torch.zeros(2, 12)) is None
+
+
+def test_a_test_without_a_data_module_has_a_page_too() -> None:
+    assert interactive(lambda: PriorIWAE(data_dim=12), lambda: None).notes == ("No explorer: it needs a data module.",)
 
 
 def test_what_is_wrong_with_a_model_costs_the_explorer_alone(tested: Path, tmp_path: Path) -> None:
@@ -180,6 +185,10 @@ def test_mistakes_are_one_line(tmp_path: Path, run: Run, capsys: pytest.CaptureF
     assert "RUN: must be the folder of a run, got none" in capsys.readouterr().err
     assert run("report", "nowhere") == 2
     assert "RUN: must be the folder of a run, got nowhere, without config.yaml" in capsys.readouterr().err
-    (tmp_path / "config.yaml").write_text("a: [")
-    with pytest.raises(UserError, match="cannot be read"):
-        Report(tmp_path).run()
+    for name, content, told in (
+        ("evaluation.json", '{"quantities": [{"name": "ELBO"}], "provenance": {}}', "KeyError: 'value'"),
+        ("config.yaml", "a: [", "ParserError"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=f"a file in .* cannot be read .{told}"):
+            Report(tmp_path).run()

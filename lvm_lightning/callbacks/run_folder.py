@@ -15,6 +15,7 @@ from lvm_lightning.evaluation.per_example import PER_EXAMPLE, REPORT, write_per_
 from lvm_lightning.evaluation.report import FinishedBatches, write_report
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.modules.provenance import provenance
+from lvm_lightning.studies.explorer import interactive
 from lvm_lightning.studies.report import PAGE, write_page
 from lvm_lightning.support import PositiveFloat, PositiveInt, UserError, write_arrays
 
@@ -41,7 +42,7 @@ def has_stepped(trainer: Trainer) -> bool:
 class EvaluationReport(Callback):
     """Print a test's quantities and write them to ``evaluation.json`` in the run's folder, with what they are about.
 
-    A page about the run, ``report.html``, is written beside it; ``report`` writes it with what asks the model. The
+    A page about the run, ``report.html``, is written beside it, with the model to explore where it can be. The
     results of finished batches lie in ``evaluation.part`` until then: a test that was killed goes on from them when
     it is started again on the same model, data and settings.
 
@@ -106,7 +107,8 @@ class EvaluationReport(Callback):
         for note in module.warnings:
             print(f"warning: {note}\n")
         try:
-            written.append(write_page([folder], folder / PAGE, explorer=False))
+            explorer = interactive(lambda: module, lambda: module.datamodule)
+            written.append(write_page([folder], folder / PAGE, lambda _: explorer))
         except UserError as error:  # of another file in the folder: the numbers are written
             print(f"warning: no {PAGE}: {error}\n")
         print(f"written to {' and '.join(map(str, written))}")

@@ -26,8 +26,8 @@ from lvm_lightning.support import PROGRAM, UserError, argtypes, debugging, one_l
 from lvm_lightning.support.files import expanded
 
 HELPS, VERSION = ("-h", HELP), "--version"
-LIGHT = ("compare", "configs")
-"""Studies that need neither torch nor Lightning."""
+LIGHT = ("compare", "configs", "report")
+"""Studies that load torch and Lightning only where they ask a model."""
 WORDS = LIGHTNINGS | {"sweep": SWEEP} | studies.OF_A_MODEL | studies.OF_FILES
 """What may stand first."""
 

@@ -2,8 +2,7 @@
 
 import base64
 import zlib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,12 +12,11 @@ import torch
 from lightning.pytorch.cli import instantiate_module
 from torch import Tensor, nn
 
-import lvm_lightning
 from lvm_lightning.data.protocol import examples
 from lvm_lightning.densities import Bernoulli, DiagonalGaussian, StandardNormal
 from lvm_lightning.evaluation import closed_forms
 from lvm_lightning.figures.page import Part
-from lvm_lightning.modules import ExponentialPosterior, GaussianVAE
+from lvm_lightning.modules import ExponentialPosterior
 from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.networks import MLP
 from lvm_lightning.support import generator_for
@@ -31,24 +29,24 @@ LEVELS = 2**15 - 1
 SEED = 0
 
 
-def interactive(folder: Path, settings: Mapping[str, Any]) -> Part:
-    """The part of a page that asks the run's model: the plane, the toy, or a sentence why there is neither.
+def interactive(module: Callable[[], LatentVariableModule], data: Callable[[], pl.LightningDataModule | None]) -> Part:
+    """The part of a page that asks a model: the plane, the toy, or a sentence why there is neither.
 
     Args:
-        folder: the run's.
-        settings: its configuration.
+        module: gives the model, on any device.
+        data: gives its data, set up for a test.
     """
     try:
-        module = lvm_lightning.load(folder)
-        if isinstance(module, ExponentialPosterior):
-            return Part(("toy",), {"toy": toy(module, data_of(settings))})
-        if lacking := lacks(module):
-            return Part(notes=(f"No explorer: it needs {lacking}.",))
         with torch.inference_mode():
-            about = what_is_explored(module, data_of(settings))
-            if module.model.prior.dim > 2:
-                return Part(("decoder", "plane", "axes"), {"explorer": about | axes(module, about)})
-            return Part(("decoder", "plane", "explorer"), {"explorer": about | plane(module)})
+            asked = module()
+            if lacking := lacks(asked):
+                return Part(notes=(f"No explorer: it needs {lacking}.",))
+            if (given := data()) is None:
+                return Part(notes=("No explorer: it needs a data module.",))
+            if isinstance(asked, ExponentialPosterior):
+                return Part(("toy",), {"toy": toy(asked, given)})
+            explored = "axes" if asked.model.prior.dim > 2 else "explorer"
+            return Part(("decoder", "plane", explored), {"explorer": answers(asked, given)})
     except Exception as error:  # a model and data of the user's own may fail in any way; the page has all the rest
         return Part(notes=(f"No explorer: {error}.",))
 
@@ -65,6 +63,8 @@ def data_of(settings: Mapping[str, Any]) -> pl.LightningDataModule:
 
 def lacks(module: LatentVariableModule) -> str:
     """What a model lacks to be explored; nothing where it lacks nothing."""
+    if isinstance(module, ExponentialPosterior):
+        return ""
     model = module.model
     if model.prior.dim < 2 or not isinstance(model.prior, StandardNormal):
         return f"a standard normal prior with K ≥ 2, got {type(model.prior).__name__} with K = {model.prior.dim}"
@@ -75,20 +75,21 @@ def lacks(module: LatentVariableModule) -> str:
     return ""
 
 
-def what_is_explored(module: LatentVariableModule, data: pl.LightningDataModule) -> dict[str, Any]:
-    """A model and some test images, for ``explorer.js`` and ``axes.js``."""
+def answers(module: LatentVariableModule, data: pl.LightningDataModule) -> dict[str, Any]:
+    """A model and some test images, for ``explorer.js`` where K = 2, and for ``axes.js``."""
     module.check_data(data)
-    x = examples(data, "test", IMAGES).float()
-    height, width = module.data.shape or (1, x.shape[-1])
-    return {
+    x = examples(data, "test", IMAGES).float().to(module.device)
+    q, (height, width) = proposals(module, x), module.data.shape or (1, x.shape[-1])
+    of_all = {
         "layers": [*layers(module.model.decoder)],
         "extent": EXTENT,
         "height": height,
         "width": width,
         "count": len(x),
-        "images": packed(np.packbits(x.numpy().astype(np.uint8))),
-        "proposals": proposals(module, x),
+        "images": packed(np.packbits(x.cpu().numpy().astype(np.uint8))),
+        "proposals": None if q is None else torch.cat([q.mean, q.log_sigma.exp()], -1).tolist(),
     }
+    return of_all | (axes(module, q) if module.model.prior.dim > 2 else plane(module))
 
 
 def plane(module: LatentVariableModule) -> dict[str, Any]:
@@ -96,17 +97,13 @@ def plane(module: LatentVariableModule) -> dict[str, Any]:
     axis = torch.linspace(-EXTENT, EXTENT, SIDE)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 2)  # z₁ changes slowest
     points = torch.randn(PRIOR_POINTS, 2, generator=generator_for(SEED, "figures", 0))
-    return {"side": SIDE, "table": table(module.model.decode(grid)), "points": encoded(points.numpy())}
+    logits = module.model.decode(grid.to(module.device)).cpu()
+    return {"side": SIDE, "table": table(logits), "points": encoded(points.numpy())}
 
 
-def axes(module: LatentVariableModule, explored: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model with K > 2 has besides: K, and what each axis carries where there is an encoder, KL in nats."""
-    found = explored["proposals"]
-    if found is None:
-        return {"dim": module.model.prior.dim, "kl": None}
-    mean, sigma = torch.tensor(found).chunk(2, -1)
-    kl = DiagonalGaussian(mean, sigma.log()).kl_per_dimension().mean(0)
-    return {"dim": module.model.prior.dim, "kl": kl.tolist()}
+def axes(module: LatentVariableModule, q: DiagonalGaussian | None) -> dict[str, Any]:
+    """What a model with K > 2 has besides: K, and the mean KL of each axis in nats where there is an encoder."""
+    return {"dim": module.model.prior.dim, "kl": None if q is None else q.kl_per_dimension().mean(0).tolist()}
 
 
 def layers(decoder: nn.Module) -> Iterable[dict[str, Any]]:
@@ -114,7 +111,7 @@ def layers(decoder: nn.Module) -> Iterable[dict[str, Any]]:
     parts = [*decoder.children()]
     for layer, following in zip(parts, [*parts[1:], None], strict=True):
         if isinstance(layer, nn.Linear):
-            weight = layer.weight.float()
+            weight = layer.weight.float().cpu()
             scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-30) / LEVELS
             yield {
                 "fan_in": layer.in_features,
@@ -122,7 +119,7 @@ def layers(decoder: nn.Module) -> Iterable[dict[str, Any]]:
                 "activation": "" if following is None else activation_name(following),
                 "weights": encoded((weight / scale).round().numpy().astype("<i2")),
                 "scale": encoded(scale.numpy()),
-                "bias": encoded(layer.bias.float().numpy()),
+                "bias": encoded(layer.bias.float().cpu().numpy()),
             }
 
 
@@ -146,15 +143,10 @@ def table(logits: Tensor) -> dict[str, str]:
     return {"levels": packed(levels)} | {name: encoded(values.numpy()) for name, values in numbers.items()}
 
 
-def proposals(module: LatentVariableModule, x: Tensor) -> list[list[float]] | None:
-    """Means and standard deviations of q(z|x), 2K numbers an image; None without an encoder of that kind."""
-    if not isinstance(module, GaussianVAE):
-        return None
+def proposals(module: LatentVariableModule, x: Tensor) -> DiagonalGaussian | None:
+    """q(z|x); None without an encoder of that kind."""
     q = module.propose(x)
-    if not isinstance(q, DiagonalGaussian):
-        return None
-    rows: list[list[float]] = torch.cat([q.mean, q.log_sigma.exp()], -1).tolist()
-    return rows
+    return q if isinstance(q, DiagonalGaussian) else None
 
 
 def toy(module: ExponentialPosterior, data: pl.LightningDataModule) -> dict[str, Any]:

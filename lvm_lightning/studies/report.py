@@ -1,10 +1,11 @@
 """A page for a run, or for several side by side."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import lvm_lightning
 from lvm_lightning.evaluation.plain import with_error
 from lvm_lightning.evaluation.tags import tags_of
 from lvm_lightning.figures.page import Headline, Page, Part, RunPart, Table
@@ -49,14 +50,14 @@ class Report(FreeStudy):
         if not self.folders:
             raise UserError(f"RUN: must be the folder of a run, got none; as in '{PROGRAM} report runs/NAME/version_0'")
         path = (self.output or self.folders[0]) / (PAGE if len(self.folders) == 1 else PAGE_OF_SEVERAL)
-        return f"written to {write_page(self.folders, path, self.explorer and len(self.folders) == 1)}"
+        explorer = asked if self.explorer and len(self.folders) == 1 else None
+        return f"written to {write_page(self.folders, path, explorer)}"
 
 
-def write_page(folders: Sequence[Path], path: Path, explorer: bool) -> Path:
-    """Write the page of some runs; the file is replaced in one step."""
+def write_page(folders: Sequence[Path], path: Path, explorer: Callable[[RunFiles], Part] | None) -> Path:
+    """Write the page of some runs, with the part that asks the first one's model; the file is replaced in one step."""
     runs = [read_run(folder, PICTURE_BYTES // len(folders)) for folder in folders]
-    part = asked(runs[0]) if explorer else Part()
-    content = page_of(runs, part).html()
+    content = page_of(runs, Part() if explorer is None else explorer(runs[0])).html()
     with replacing(path) as file:
         file.write(content.encode())
     return path
@@ -66,9 +67,9 @@ def asked(run: RunFiles) -> Part:
     """The part of a page that asks the run's model, where that is there."""
     if not any((run.folder / "checkpoints").glob("*.ckpt")):
         return Part(notes=("No explorer: this folder has no checkpoint.",))
-    from lvm_lightning.studies.explorer import interactive  # what it imports takes time
+    from lvm_lightning.studies.explorer import data_of, interactive  # what it imports takes time
 
-    return interactive(run.folder, run.settings)
+    return interactive(lambda: lvm_lightning.load(run.folder), lambda: data_of(run.settings))
 
 
 def page_of(runs: Sequence[RunFiles], part: Part) -> Page:

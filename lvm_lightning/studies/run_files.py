@@ -20,6 +20,8 @@ POINTS = 600
 """Points of a curve at most: more than a screen has columns."""
 PICTURE_BYTES = 700_000
 """Bytes of all pictures of a report, as text: the rest of it takes 0.1 MB."""
+OF_A_QUANTITY = ("name", "value", "stderr", "unit", "kind", "split", "samples", "images")
+"""What a test says of each of its numbers."""
 
 Points = list[tuple[float, float]]
 """Steps and values."""
@@ -69,7 +71,8 @@ def read_run(folder: Path, picture_bytes: int = PICTURE_BYTES) -> RunFiles:
             found.settings = dict(yaml.safe_load(found.configuration))
         if (folder / REPORT).is_file():
             content = json.loads((folder / REPORT).read_text())
-            found.quantities, found.provenance = list(content["quantities"]), dict(content["provenance"])
+            found.quantities = [{name: each[name] for name in OF_A_QUANTITY} for each in content["quantities"]]
+            found.provenance = dict(content["provenance"])
         found.curves = curves(folder)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"RUN: a file in {folder} cannot be read ({type(error).__name__}: {error})") from error
