@@ -140,9 +140,19 @@ def test_validate_and_predict_use_the_checkpoint(after_fit: Run, capsys: pytest.
         "label": (10_000,),
     }
     assert "10,000 images written" in capsys.readouterr().out
+    before = points(RUN / "bound_validation", "bound")
     assert after_fit("validate", *common) == 0
-    curve = scalars(RUN / "bound_validation")["bound"]
-    assert scalars(RUN)["val/bound"] == pytest.approx([curve[1]], abs=1e-3)
+    printed = capsys.readouterr().out
+    assert points(RUN / "bound_validation", "bound") == [*before, pytest.approx(before[-1], abs=1e-3)]
+    assert "val/bound" not in scalars(RUN)
+    row = next(line for line in printed.splitlines() if line.startswith("bound (J=1, N=4)"))
+    assert f"{before[-1][1]:.2f} ± " in row
+    assert "nats per image  lower bound  val" in row
+
+
+def points(folder: Path, tag: str) -> list[tuple[int, float]]:
+    """Steps and values of a tag."""
+    return [(event.step, event.value) for event in EventAccumulator(str(folder)).Reload().Scalars(tag)]
 
 
 def test_last_is_the_last_state_even_where_an_earlier_one_was_better(run: Run) -> None:

@@ -93,11 +93,25 @@ def test_training_raises_log_p_and_a_test_says_that_it_is_exact(tmp_path: Path) 
     with torch.no_grad():
         before = float(model.log_marginal(x)[0].mean())
     trainer.fit(model, data)
+    (validated,) = model.validation
+    assert (validated.name, validated.kind, validated.samples) == ("log p(x) by summation", "exact", 0)
     trainer.test(model, data, verbose=False)
     found = {q.name: q for q in model.evaluation}["log p(x) by summation"]
     assert found.value > before + 0.2
     assert found.value == pytest.approx(float(in_float64(model, x).detach().mean()), abs=1e-5)
     assert (found.kind, found.unit, found.samples, found.images) == ("exact", "nats per image", 0, 103)
+
+
+def test_a_decoder_that_nothing_has_trained_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, data, note = mixture(), SmallImages(), "trained under a decoder of random weights; give a run's"
+    caplog.set_level("INFO")
+    small_trainer(tmp_path, max_steps=1).fit(model, data)
+    assert note in caplog.text
+    caplog.clear()
+    model.load_state_dict(mixture().state_dict())
+    small_trainer(tmp_path, max_steps=1).fit(model, data)
+    small_trainer(tmp_path, max_steps=1).fit(mixture(train_decoder=True), data)
+    assert note not in caplog.text
 
 
 def test_evaluators_that_do_not_fit_are_told_apart() -> None:

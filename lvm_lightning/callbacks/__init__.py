@@ -6,3 +6,4 @@ from lvm_lightning.callbacks.progress import BoundProgressBar
 from lvm_lightning.callbacks.run_checkpoint import RunCheckpoint
 from lvm_lightning.callbacks.run_folder import EvaluationReport, Predictions
 from lvm_lightning.callbacks.training import CompiledNetworks, TrainingBound
+from lvm_lightning.callbacks.validation import ValidationReport

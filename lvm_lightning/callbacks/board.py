@@ -48,7 +48,7 @@ def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
 
 
 def log_bound(trainer: Trainer, split: str, values: Mapping[str, float]) -> None:
-    """Log a bound and what belongs to it, at the number of finished steps.
+    """Log a bound and what belongs to it, at the number of steps that the weights have behind them.
 
     TensorBoard draws the bounds of both splits on one chart, ``bound``. Other loggers have ``train/bound`` and
     ``val/bound``: there the reader chooses what shares a chart.
@@ -58,15 +58,15 @@ def log_bound(trainer: Trainer, split: str, values: Mapping[str, float]) -> None
         split: ``train`` or ``val``.
         values: ``bound`` and further numbers by name.
     """
-    named = {f"{split}/{name}": value for name, value in values.items()}
+    named, step = {f"{split}/{name}": value for name, value in values.items()}, trained_steps(trainer)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             rest: dict[str, Any] = dict(named)
             if (bound := rest.pop(f"{split}/bound", None)) is not None:
                 rest[CHART] = {SPLITS[split]: bound}  # a writer for each split, so that both have one tag
-            logger.log_metrics(rest, trainer.global_step)
+            logger.log_metrics(rest, step)
         else:
-            logger.log_metrics(named | {"epoch": trainer.current_epoch}, trainer.global_step)
+            logger.log_metrics(named | {"epoch": trainer.current_epoch}, step)
         logger.save()
 
 

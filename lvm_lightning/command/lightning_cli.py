@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lvm_lightning.callbacks import finite, pictures, progress, run_checkpoint, run_folder, training
+from lvm_lightning.callbacks import finite, pictures, progress, run_checkpoint, run_folder, training, validation
 from lvm_lightning.command import checkpoints, config_files, environment, folders, helping, parsing, paths, runs
 from lvm_lightning.command.meeting import MEETING
 from lvm_lightning.command.starting import WeightsFrom
@@ -74,13 +74,12 @@ class CLI(LightningCLI):
             own.prog = f"{PROGRAM} {self._given if name == self._word else name}"
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        known = (*self.subcommands(), *self._studies)
-        if self._word in known and self._word != subcommand:  # listed, not filled: that takes a second
+        if self._word in {*self.subcommands(), *self._studies} - {subcommand}:  # not filled: that takes a second
             return self.init_parser(**kwargs)
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         helping.in_our_words(parser, subcommand)
         if subcommand in ("validate", "test"):
-            parser.set_defaults({"verbose": False})  # EvaluationReport's table has the units and standard errors
+            parser.set_defaults({"verbose": False})  # our tables have the units and standard errors
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -168,13 +167,14 @@ class CLI(LightningCLI):
         ]
         if trainer.get("enable_checkpointing") is False:
             keys.remove("checkpoint")
-        if trainer.get("fast_dev_run"):
-            keys.clear()  # it leaves nothing behind
+        if trainer.get("fast_dev_run"):  # it leaves nothing behind
+            keys.clear()
         else:
             ours += [
                 (training.TrainingBound(), True),  # Lightning misses what a checkpoint has the state of
                 (Timer(), trainer.get("max_time") is None),  # else Lightning has one of its own
                 (run_folder.Predictions(), self.subcommand == "predict"),
+                (validation.ValidationReport(), self.subcommand == "validate"),
                 (pictures.ExponentialPictures(), isinstance(self.model, ExponentialPosterior)),
                 (pictures.PosteriorPictures(), isinstance(self.model, GaussianVAE)),
                 (LearningRateMonitor(logging_interval="step"), trainer.get("logger") is not False),

@@ -17,6 +17,7 @@ from lvm_lightning.evaluation import LOG_P, NATS, EvaluationSettings, Evaluator,
 from lvm_lightning.evaluation.evaluators import in_place, measure
 from lvm_lightning.evaluation.quadrature import Exact, quadrature_of
 from lvm_lightning.evaluation.report import FinishedBatches
+from lvm_lightning.evaluation.standard import TrainedBound
 from lvm_lightning.evaluation.tags import tags_of
 from lvm_lightning.modules.inferring import InferringModule
 from lvm_lightning.modules.optimizing import LRSchedulerCallable, OptimizerCallable, make_optimizer, tell_of_schedule
@@ -52,6 +53,8 @@ class LatentVariableModule(InferringModule, ABC):
         """What is known of the data, once they have been asked."""
         self.evaluation: list[Quantity] = []
         """What the last test measured."""
+        self.validation: list[Quantity] = []
+        """What the last validation measured."""
         self.per_example: dict[str, Tensor] = {}
         """The same for each test image, by name, ``(n,)``: for paired comparisons."""
         self.warnings: list[str] = []
@@ -176,9 +179,13 @@ class LatentVariableModule(InferringModule, ABC):
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation bound's mean and standard error."""
-        values = self.gather(self.val_bound)
-        bound = Quantity.mean_of("bound", values, kind=self.objective.bound.kind, split="val", samples=self.samples)
+        found = self.validated(self.gather(self.val_bound))
+        self.validation = [bound := found.quantity("val", self.units, self.IMAGES)]
         self.log_dict({"val/bound": bound.value, "val/bound_stderr": bound.stderr}, logger=self.at_once)
+
+    def validated(self, values: Tensor) -> Measured:
+        """What a validation has measured of each image: the trained bound."""
+        return Measured(TrainedBound(self.objective).name, values, self.objective.bound.kind, self.samples)
 
     def gather(self, metric: CatMetric) -> Tensor:
         """Values of all processes; the metric starts anew."""

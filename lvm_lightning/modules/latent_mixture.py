@@ -1,12 +1,15 @@
 """The model without an encoder whose latent takes finitely many values: log p(x) is a sum."""
 
+from typing import Any
+
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lvm_lightning.data.loader import Batch
 from lvm_lightning.densities import Bernoulli, LatentPoints, PriorProposal, StandardNormal, prior_points
-from lvm_lightning.evaluation import Evaluator
-from lvm_lightning.evaluation.standard import WithoutLatent
+from lvm_lightning.evaluation import Evaluator, Measured
+from lvm_lightning.evaluation.standard import SUM, WithoutLatent
 from lvm_lightning.evaluation.summation import Summation, log_likelihoods, log_marginal, posterior_mean
 from lvm_lightning.model import LatentVariableModel
 from lvm_lightning.modules.base import LatentVariableModule
@@ -14,6 +17,7 @@ from lvm_lightning.modules.optimizing import LRSchedulerCallable, OptimizerCalla
 from lvm_lightning.modules.prior_iwae import DecoderCallable
 from lvm_lightning.networks import MLP
 from lvm_lightning.objectives import Objective, iw_elbo
+from lvm_lightning.support import PROGRAM
 from lvm_lightning.support.argtypes import PositiveInt
 
 
@@ -61,6 +65,20 @@ class LatentMixture(LatentVariableModule):
         prior = LatentPoints(start.squeeze(1).to(torch.get_default_dtype()))
         self.model = LatentVariableModel(prior, decoder(latent_dim, data_dim), Bernoulli())
         self.model.decoder.requires_grad_(train_decoder)
+        self._has_weights = train_decoder
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Take weights, as any module does."""
+        self._has_weights = True
+        return super().load_state_dict(*args, **kwargs)
+
+    def on_fit_start(self) -> None:
+        """Say so where the decoder is neither trained nor read from a checkpoint."""
+        if not self._has_weights:
+            rank_zero_info(
+                f"{PROGRAM}: note: weights_from: none is given, and the points are trained under a decoder of random "
+                "weights; give a run's, or set model.train_decoder to true"
+            )
 
     def propose(self, x: Tensor) -> PriorProposal:
         """The prior, for every image."""
@@ -74,6 +92,10 @@ class LatentMixture(LatentVariableModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """log p(x) of held-out images."""
         self.keep_bound(self._exact(batch.x), batch_idx)
+
+    def validated(self, values: Tensor) -> Measured:
+        """The same, which is no bound."""
+        return Measured(SUM, values, "exact", 0)
 
     def _exact(self, x: Tensor) -> Tensor:
         with self.full_precision():
