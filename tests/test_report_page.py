@@ -302,8 +302,9 @@ def test_the_toy_adds_up_to_log_p(browser: Any, tmp_path: Path) -> None:
 
 
 def test_more_axes_are_explored_two_at_a_time(browser: Any, tmp_path: Path) -> None:
-    small = ["--model.latent_dim", 5, "--model.decoder.hidden", "[33]", "--trainer.max_steps", 60]
-    page = shown(browser, tmp_path, "--config", "burda_vae", *small, "--trainer.val_check_interval", 60)
+    decoder = ["--model.decoder", "ResidualMLP", "--model.decoder.width", 33]
+    short = ["--trainer.max_steps", 60, "--trainer.val_check_interval", 60]
+    page = shown(browser, tmp_path, "--config", "burda_vae", "--model.latent_dim", 5, *decoder, *short)
     page.wait_for("await lvm.ready")
     with torch.no_grad(), page.module.full_precision():
         q: Any = page.module.propose(page.x)

@@ -2,8 +2,8 @@
 
 import base64
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -18,7 +18,8 @@ from lvm_lightning.evaluation import closed_forms
 from lvm_lightning.figures.page import Part
 from lvm_lightning.modules import ExponentialPosterior
 from lvm_lightning.modules.base import LatentVariableModule
-from lvm_lightning.networks import MLP
+from lvm_lightning.networks import MLP, ResidualMLP
+from lvm_lightning.networks.residual import Block
 from lvm_lightning.support import generator_for
 
 SIDE, EXTENT = 61, 4.0
@@ -70,8 +71,8 @@ def lacks(module: LatentVariableModule) -> str:
         return f"a standard normal prior with K ≥ 2, got {type(model.prior).__name__} with K = {model.prior.dim}"
     if not isinstance(model.likelihood, Bernoulli):
         return f"a Bernoulli likelihood, got {type(model.likelihood).__name__}"
-    if type(model.decoder) is not MLP:
-        return f"an MLP as decoder, got {type(model.decoder).__name__}"
+    if type(model.decoder) not in (MLP, ResidualMLP):
+        return f"an MLP or a ResidualMLP as decoder, got {type(model.decoder).__name__}"
     return ""
 
 
@@ -81,7 +82,7 @@ def answers(module: LatentVariableModule, data: pl.LightningDataModule) -> dict[
     x = examples(data, "test", IMAGES).float().to(module.device)
     q, (height, width) = proposals(module, x), module.data.shape or (1, x.shape[-1])
     of_all = {
-        "layers": [*layers(module.model.decoder)],
+        "layers": layers(module.model.decoder),
         "extent": EXTENT,
         "height": height,
         "width": width,
@@ -106,21 +107,39 @@ def axes(module: LatentVariableModule, q: DiagonalGaussian | None) -> dict[str, 
     return {"dim": module.model.prior.dim, "kl": None if q is None else q.kl_per_dimension().mean(0).tolist()}
 
 
-def layers(decoder: nn.Module) -> Iterable[dict[str, Any]]:
-    """Each linear layer with the name of the activation behind it; rows of weights in 16 bits under one scale each."""
-    parts = [*decoder.children()]
-    for layer, following in zip(parts, [*parts[1:], None], strict=True):
-        if isinstance(layer, nn.Linear):
-            weight = layer.weight.float().cpu()
-            scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-30) / LEVELS
-            yield {
-                "fan_in": layer.in_features,
-                "fan_out": layer.out_features,
-                "activation": "" if following is None else activation_name(following),
-                "weights": encoded((weight / scale).round().numpy().astype("<i2")),
-                "scale": encoded(scale.numpy()),
-                "bias": encoded(layer.bias.float().cpu().numpy()),
-            }
+def layers(decoder: nn.Module) -> list[dict[str, Any]]:
+    """The linear layers of an MLP or a residual one, in order.
+
+    Each has the name of the activation before it. Of a block, the first layer's input is kept, and added to what the
+    last one gives.
+    """
+    found: list[dict[str, Any]] = []
+    activation = ""
+    for part in decoder.children():
+        if isinstance(part, Block):
+            before, first, between, last = part.layers
+            found.append(layer(first, activation_name(before)) | {"keeps": True})
+            found.append(layer(last, activation_name(between)) | {"adds": True})
+        elif isinstance(part, nn.Linear):
+            found.append(layer(part, activation))
+            activation = ""
+        else:
+            activation = activation_name(part)
+    return found
+
+
+def layer(linear: nn.Module, activation: str) -> dict[str, Any]:
+    """A linear layer: rows of weights in 16 bits under one scale each."""
+    weight, bias = (cast(Tensor, values).float().cpu() for values in (linear.weight, linear.bias))
+    scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-30) / LEVELS
+    return {
+        "fan_in": weight.shape[1],
+        "fan_out": weight.shape[0],
+        "activation": activation,
+        "weights": encoded((weight / scale).round().numpy().astype("<i2")),
+        "scale": encoded(scale.numpy()),
+        "bias": encoded(bias.numpy()),
+    }
 
 
 def activation_name(layer: nn.Module) -> str:

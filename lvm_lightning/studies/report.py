@@ -29,8 +29,8 @@ class Report(FreeStudy):
     of the first; differences are paired where the tests kept each image's values (--evaluation.save_per_example true).
 
     The page of one run can also be asked about its model, where the prior is a standard normal and the decoder an MLP
-    for binary images: images along the latent plane, the posterior of an image, the bound over its samples; for K > 2
-    images along any two axes. For the toy model, densities.
+    or a ResidualMLP for binary images: images along the latent plane, the posterior of an image, the bound over its
+    samples; for K > 2 images along any two axes. For the toy model, densities.
 
     Args:
         run: folders of the runs.

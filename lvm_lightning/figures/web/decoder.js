@@ -7,6 +7,7 @@ const SPACING = 0.8; // of a lattice, in standard deviations of the posterior ar
 const LARGEST = 3000; // points of a lattice at most
 
 const ACTIVATIONS = {
+  "": (v) => v,
   ELU: (v) => (v > 0 ? v : Math.expm1(v)),
   ReLU: (v) => (v > 0 ? v : 0),
   LeakyReLU: (v) => (v > 0 ? v : 0.01 * v),
@@ -70,20 +71,26 @@ class Decoder {
 
   /** Logits of `points`, [[z1, z2, …], …], one row after the other. */
   logits(points) {
-    let values = Float32Array.from(points.flat());
-    for (const layer of this.layers) values = this.applied(layer, values, points.length);
+    let values = Float32Array.from(points.flat()), kept;
+    for (const layer of this.layers) {
+      if (layer.keeps) kept = values;
+      values = this.applied(layer, values, points.length);
+      if (layer.adds) for (let i = 0; i < values.length; i++) values[i] += kept[i];
+    }
     return values;
   }
 
   /**
-   * A layer on so many rows. Four rows and two outputs at a time: each number that is read then serves several products,
+   * A layer on the activations of so many rows. Four rows and two outputs at a time: each number that is read then serves several products,
    * which makes it twice as fast. Rows that are missing in the last four are zeros, and thrown away.
    */
   applied({ fan_in: fanIn, fan_out: fanOut, weights, bias, activation }, input, rows) {
     const output = new Float32Array(rows * fanOut), x = new Float64Array(4 * fanIn);
     for (let first = 0; first < rows; first += 4) {
       const count = Math.min(4, rows - first);
-      for (let k = 0; k < count; k++) for (let i = 0; i < fanIn; i++) x[4 * i + k] = input[(first + k) * fanIn + i];
+      for (let k = 0; k < count; k++) {
+        for (let i = 0, at = (first + k) * fanIn; i < fanIn; i++) x[4 * i + k] = activation(input[at + i]);
+      }
       for (let o = 0; o < fanOut; o += 2) {
         const next = Math.min(o + 1, fanOut - 1), v = o * fanIn, w = next * fanIn;
         let a0 = bias[o], a1 = a0, a2 = a0, a3 = a0, b0 = bias[next], b1 = b0, b2 = b0, b3 = b0;
@@ -99,7 +106,6 @@ class Decoder {
         }
       }
     }
-    if (activation) for (let i = 0; i < output.length; i++) output[i] = activation(output[i]);
     return output;
   }
 
