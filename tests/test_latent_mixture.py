@@ -137,7 +137,7 @@ def small_mixture(base: Path, *options: object) -> list[object]:
         "--model.latent_dim",
         2,
         "--weights_from",
-        base / "checkpoints" / "best.ckpt",
+        base,
     ]
     return [*arguments, *options]
 
@@ -206,6 +206,7 @@ def test_chains_are_refused(base: Path, run: Run, capsys: pytest.CaptureFixture[
     ("options", "message"),
     [
         (["--weights_from", "absent.ckpt"], "weights_from: no such file: absent.ckpt; give a checkpoint"),
+        (["--weights_from", "."], r"weights_from: must have a checkpoint, got \S+, without \S+last.ckpt; train it"),
         (["--model.latent_dim", 3], r"weights_from: model.decoder.0.weight must have .* \(8, 3\), got \(8, 2\)"),
     ],
 )

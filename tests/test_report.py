@@ -1,6 +1,7 @@
 """A page for a run: what it holds, from the run's files alone, and that it needs nothing else."""
 
 import base64
+import copy
 import csv
 import json
 import re
@@ -27,6 +28,7 @@ from lvm_lightning.studies.run_files import POINTS, differing, read_run, thinned
 from lvm_lightning.support.errors import UserError
 from tests.command import SMALL_FIT
 from tests.conftest import Run, commands_in
+from tests.small import D, SmallImages
 from tests.test_diagnosis import written_run
 
 FOLDER = Path("runs") / "prior_iwae" / "version_0"
@@ -120,6 +122,25 @@ def test_a_model_that_cannot_be_explored_is_told_why() -> None:
 
 def test_a_test_without_a_data_module_has_a_page_too() -> None:
     assert interactive(lambda: PriorIWAE(data_dim=12), lambda: None).notes == ("No explorer: it needs a data module.",)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("family", [PriorIWAE, GaussianVAE])
+@pytest.mark.parametrize("latent_dim", [2, 3])
+def test_models_of_any_precision_are_explored(family: type, latent_dim: int, dtype: torch.dtype) -> None:
+    data = SmallImages()
+    data.setup()
+    single = family(latent_dim=latent_dim, data_dim=D)
+    other = copy.deepcopy(single).to(dtype)
+    one, two = (interactive(lambda m=module: m, lambda: data).data["explorer"] for module in (single, other))  # type: ignore[misc]
+    assert one.keys() == two.keys()
+    assert one["images"] == two["images"]
+    off = 0.02 if dtype == torch.bfloat16 else 1e-6
+    if latent_dim == 2:
+        theirs, sums = (unpacked(of["table"]["partition"], "<f4") for of in (one, two))
+        np.testing.assert_allclose(sums, theirs, rtol=off)
+    if family is GaussianVAE:
+        np.testing.assert_allclose(np.array(two["proposals"]), np.array(one["proposals"]), rtol=off, atol=off)
 
 
 def test_what_is_wrong_with_a_model_costs_the_explorer_alone(tested: Path, tmp_path: Path) -> None:

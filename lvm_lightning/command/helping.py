@@ -25,7 +25,7 @@ OURS = {
     "seed_everything": "seed of the weights, the order of the images and all noise",
     "ckpt_path": "the checkpoint: last, best, or a path",
     "test_after_fit": "whether fit goes on to test the model that it ends with, in the same process",
-    "weights_from": "checkpoint of another run, whose weights fit starts from where the model has them by name",
+    "weights_from": "another run or a checkpoint of it, whose weights fit starts from where the model has them by name",
     "weights_only": argparse.SUPPRESS,
     "verbose": argparse.SUPPRESS,
     "return_predictions": argparse.SUPPRESS,

@@ -1,5 +1,6 @@
 """Weights that a training starts from, of another run."""
 
+import re
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -7,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lvm_lightning.command.checkpoints import read_checkpoint
+from lvm_lightning.command.naming import state_of
 from lvm_lightning.support import PROGRAM, UserError
 
 
@@ -16,18 +18,18 @@ class WeightsFrom(pl.Callback):
     What the checkpoint lacks starts as it would without.
 
     Args:
-        path: the checkpoint.
+        path: the checkpoint, or the folder of a run, whose best state is taken.
 
     Raises:
         UserError: if it cannot be read, shares no weight with the model, or has one of another shape.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         try:
-            self.weights: dict[str, Tensor] = read_checkpoint(path)["state_dict"]
+            self.path = state_of(path, "test") if path.is_dir() else path
+            self.weights: dict[str, Tensor] = read_checkpoint(self.path)["state_dict"]
         except UserError as error:
-            raise UserError(str(error).replace("ckpt_path", "weights_from", 1)) from error
+            raise UserError(re.sub(r"^(run|ckpt_path):", "weights_from:", str(error))) from error
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Behind ``setup``, which starts output biases and priors from the data."""

@@ -79,7 +79,7 @@ def lacks(module: LatentVariableModule) -> str:
 def answers(module: LatentVariableModule, data: pl.LightningDataModule) -> dict[str, Any]:
     """A model and some test images, for ``explorer.js`` where K = 2, and for ``axes.js``."""
     module.check_data(data)
-    x = examples(data, "test", IMAGES).float().to(module.device)
+    x = examples(data, "test", IMAGES)
     q, (height, width) = proposals(module, x), module.data.shape or (1, x.shape[-1])
     of_all = {
         "layers": layers(module.model.decoder),
@@ -87,7 +87,7 @@ def answers(module: LatentVariableModule, data: pl.LightningDataModule) -> dict[
         "height": height,
         "width": width,
         "count": len(x),
-        "images": packed(np.packbits(x.cpu().numpy().astype(np.uint8))),
+        "images": packed(np.packbits(x.numpy().astype(np.uint8))),
         "proposals": None if q is None else torch.cat([q.mean, q.log_sigma.exp()], -1).tolist(),
     }
     return of_all | (axes(module, q) if module.model.prior.dim > 2 else plane(module))
@@ -98,7 +98,7 @@ def plane(module: LatentVariableModule) -> dict[str, Any]:
     axis = torch.linspace(-EXTENT, EXTENT, SIDE)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 2)  # z₁ changes slowest
     points = torch.randn(PRIOR_POINTS, 2, generator=generator_for(SEED, "figures", 0))
-    logits = module.model.decode(grid.to(module.device)).cpu()
+    logits = module.model.decode(grid.to(next(module.parameters()))).float().cpu()
     return {"side": SIDE, "table": table(logits), "points": encoded(points.numpy())}
 
 
@@ -164,7 +164,7 @@ def table(logits: Tensor) -> dict[str, str]:
 
 def proposals(module: LatentVariableModule, x: Tensor) -> DiagonalGaussian | None:
     """q(z|x); None without an encoder of that kind."""
-    q = module.propose(x)
+    q = module.propose(x.to(next(module.parameters())))
     return q if isinstance(q, DiagonalGaussian) else None
 
 

@@ -81,8 +81,8 @@ class Decoder {
   }
 
   /**
-   * A layer on the activations of so many rows. Four rows and two outputs at a time: each number that is read then serves several products,
-   * which makes it twice as fast. Rows that are missing in the last four are zeros, and thrown away.
+   * A layer on the activations of so many rows. Four rows and two outputs at a time: each number that is read then serves
+   * several products, which makes it twice as fast. Rows that are missing in the last four are zeros, and thrown away.
    */
   applied({ fan_in: fanIn, fan_out: fanOut, weights, bias, activation }, input, rows) {
     const output = new Float32Array(rows * fanOut), x = new Float64Array(4 * fanIn);
