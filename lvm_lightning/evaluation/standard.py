@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -157,6 +157,11 @@ class WithoutLatent(Evaluator):
 
     def __init__(self, pixel_mean: Tensor) -> None:
         self.pixel_mean = pixel_mean
+
+    @classmethod
+    def of(cls, data: Any) -> "list[WithoutLatent]":
+        """That of a data module that knows its pixel means; none for another."""
+        return [cls(data.pixel_mean())] if hasattr(data, "pixel_mean") else []
 
     def measure(self, given: Given) -> Iterator[Measured]:
         """One measurement, and the number of pixels of each image whose value no training image has, ``(B, 1)``."""

@@ -108,8 +108,7 @@ class LatentMixture(LatentVariableModule):
 
     def evaluators(self) -> list[Evaluator]:
         """log p(x), and what no latent reaches."""
-        known = hasattr(self.datamodule, "pixel_mean")
-        return [Summation(), WithoutLatent(self.datamodule.pixel_mean())] if known else [Summation()]
+        return [Summation(), *WithoutLatent.of(self.datamodule)]
 
     def code(self, batch: Batch) -> Tensor:
         """E[z|x], ``(B, K)``."""

@@ -159,10 +159,7 @@ class PriorIWAE(LatentVariableModule):
         exact = Exact(self.settings.spacing)
         samples = self.settings.samples or self.SAMPLES
         best = FittedImportance(samples, self.noise("pilots", 0)) if exact.lacks(self.model) else exact
-        found: list[Evaluator] = [best, bound, Gap(bound)]
-        if hasattr(self.datamodule, "pixel_mean"):
-            found.append(WithoutLatent(self.datamodule.pixel_mean()))
-        return found
+        return [best, bound, Gap(bound), *WithoutLatent.of(self.datamodule)]
 
     def on_predict_start(self) -> None:
         """Choose what finds E[z|x], by what a test would find log p(x) with."""
