@@ -12,6 +12,8 @@ from lvm_lightning.support.bits import Floats, Ints
 
 UNITS = 22
 """A Gaussian gives each cell some of 2^UNITS units."""
+CERTAIN = 8.292361075813597
+"""Standard deviations above the mean from which on the normal's distribution function is 1 in float64."""
 PROPOSED = 2.0**-16
 """What the numbers of a Gaussian are multiples of."""
 
@@ -105,7 +107,7 @@ class Grid:
 
     def _search(self, units: Ints, mean: Floats, sigma: Floats) -> Ints:
         """The cells that have these units: each ends at the first edge with more units below, but for rounding."""
-        end = mean + sigma * ndtri((units + 1) / 2**UNITS)
+        end = mean + sigma * np.minimum(ndtri((units + 1) / 2**UNITS), CERTAIN)
         number: Ints = np.searchsorted(self.edges, end).astype(np.int64) - 1
         while True:
             start, size = self.units(number, mean, sigma)
