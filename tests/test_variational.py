@@ -11,7 +11,7 @@ from torch import Tensor
 from lvm_lightning.densities import GaussianPosterior, InverseAutoregressiveFlow
 from lvm_lightning.densities.priors import standard_normal_log_prob
 from lvm_lightning.evaluation import Budget, EvaluationSettings, annealing
-from lvm_lightning.evaluation.fitted import BUDGETS, FittedFromEncoder, closest_gaussian
+from lvm_lightning.evaluation.fitted import BUDGETS, WIDEN, FittedFromEncoder, closest_gaussian
 from lvm_lightning.evaluation.quadrature import Exact
 from lvm_lightning.evaluation.starts import Start, from_fit
 from lvm_lightning.evaluation.variational import GaussianFit, _root, widened
@@ -133,7 +133,7 @@ def test_coordinates_and_points_are_each_others_inverse() -> None:
     z = mean + 0.3
     u = begin.coordinates(z)
     log_lik, log_prior = model.model.log_joint(x, z)
-    volume = -widened(factor, 1.25).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    volume = -widened(factor, WIDEN).diagonal(dim1=-2, dim2=-1).log().sum(-1)
     again = begin.log_joint(u.unsqueeze(0))[0]
     torch.testing.assert_close(again, log_lik + log_prior + volume, atol=1e-4, rtol=0)
     assert_within(begin.draw(2000).flatten(), torch.tensor(0.0), 4)

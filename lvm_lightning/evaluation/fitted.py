@@ -23,8 +23,12 @@ BUDGETS: dict[Budget, tuple[int, Sequence[float]]] = {
     "thorough": (10_000, (0.7, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2)),
 }
 """Samples, and the rates of the Gaussian's fit."""
-WIDEN = 1.25
-"""How many times as wide as the closest Gaussian: of 1.05 to 1.25 the one with the fewest heavy weights."""
+WIDEN = 1.35
+"""How many times as wide as the closest Gaussian.
+
+Of 1.15 to 1.4 the first with a Pareto shape of at most 0.7 for 95 % of the images, of a VAE and of IWAEs with S = 5 and
+50: at 1.25 it was 94.0, 98.0 and 93.8 %, at 1.35 98.3, 98.6 and 96.4 %. L_2000 moved by −0.001 to 0.004 nats.
+"""
 
 
 class Fitted(ImportanceWeighted):
