@@ -146,10 +146,7 @@ def test_what_cannot_be_read_is_refused_and_nothing_is_written(runs: Path, tmp_p
         ([tmp_path / "empty.lvmc", *of], "which is none"),
         ([tmp_path / "newer.lvmc", *of], "must have version 1, got 9"),
         ([tmp_path / "cut.lvmc", *of], "is damaged or not whole"),
-        (
-            [files["burda_iwae_5"], *of, "--output", tmp_path / "new"],
-            "--run: must be the model that wrote",
-        ),
+        ([files["burda_iwae_5"], *of, "--output", tmp_path / "new"], "--run: must be the model that wrote"),
     ]
     for words, told in refused:
         done = command(tmp_path, "decompress", *words)

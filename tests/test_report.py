@@ -3,6 +3,7 @@
 import base64
 import copy
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -19,12 +20,12 @@ from torch import nn
 
 import lvm_lightning
 from lvm_lightning.densities import Gaussian
-from lvm_lightning.evaluation.report import with_error
+from lvm_lightning.evaluation.report import Quantity, with_error
 from lvm_lightning.modules import GaussianVAE, PriorIWAE
 from lvm_lightning.networks import ConvDecoder, ResidualMLP
 from lvm_lightning.studies import Report
 from lvm_lightning.studies.explorer import EXTENT, SIDE, interactive, lacks, proposals
-from lvm_lightning.studies.run_files import POINTS, differing, read_run, thinned
+from lvm_lightning.studies.run_files import OF_A_QUANTITY, POINTS, differing, read_run, thinned
 from lvm_lightning.support.errors import UserError
 from tests.command import SMALL_FIT
 from tests.conftest import Run, commands_in
@@ -155,6 +156,11 @@ def test_a_csv_logger_serves_as_well(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed_everything: 0\n")
     (tmp_path / "metrics.csv").write_text("epoch,step,train/bound,val/bound\n0,4,-5.5,\n0,9,,-4.5\n")
     assert read_run(tmp_path).curves == {"train/bound": [(4, -5.5)], "val/bound": [(9, -4.5)]}
+
+
+def test_a_page_asks_for_all_that_a_test_says_of_a_number() -> None:
+    """The page is made without the rest of the package, and so has the names once more."""
+    assert tuple(field.name for field in dataclasses.fields(Quantity)) == OF_A_QUANTITY
 
 
 def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
