@@ -1,13 +1,13 @@
 """A latent-variable model p(x, z) = p(z) p(x|z) as a plain object: nothing here knows training or Lightning."""
 
-import math
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from lvm_lightning.densities import Likelihood, Prior, Proposal
-from lvm_lightning.support.portions import BLOCK, in_blocks
+from lvm_lightning.support.portions import in_blocks, in_pieces
 from lvm_lightning.support.randomness import Rows
 from lvm_lightning.support.skipping import Skipping
 
@@ -74,11 +74,10 @@ class LatentVariableModel(nn.Module):
         if skipping is not None and skipping.serves(z, x):
             parameters = [*self.decoder.parameters(), *self.likelihood.parameters()]
             return skipping.apply(self._log_likelihood, z, x, parameters, self.at_a_time)
-        points = math.prod(z.shape[:-1])
-        if points <= BLOCK["cpu"]:  # the smallest block of all devices
+        if z.ndim < 3:  # no samples to take some of
             return self._log_likelihood(z, x)
-        log_lik = in_blocks(lambda block: self._log_likelihood(block, x), z.flatten(0, -3))
-        return log_lik.view(*z.shape[:-2], -1)
+        of_points = partial(in_pieces, lambda points: self._log_likelihood(points, x))
+        return in_blocks(of_points, z.flatten(0, -3)).view(*z.shape[:-2], -1)
 
     def _log_likelihood(self, z: Tensor, x: Tensor) -> Tensor:
         return self.likelihood.log_prob(self.decode(z), x)

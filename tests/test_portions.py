@@ -132,13 +132,17 @@ def test_a_parameter_that_is_not_reached_gets_no_gradient(monkeypatch: pytest.Mo
     assert not idle.grad.any()
 
 
+@pytest.mark.parametrize("limits", [{"BLOCK": 10}, {"PIECE": 10}, {"PIECE": 1}, {"BLOCK": 20, "PIECE": 5}], ids=str)
 @pytest.mark.parametrize("shared", [True, False])
-def test_blocks_are_the_same_numbers_and_gradients(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_and_pieces_are_the_same_numbers_and_gradients(
+    shared: bool, limits: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = small("prior")
     x, z = images(5).double(), torch.randn(2, 7, 1 if shared else 5, 2, dtype=torch.float64)
     log_lik = model.model.log_likelihood(x, z)
     whole = torch.autograd.grad(log_lik.logsumexp(1).sum(), list(model.parameters()))
-    monkeypatch.setitem(portions.BLOCK, "cpu", 10)
+    for limit, points in limits.items():
+        monkeypatch.setitem(getattr(portions, limit), "cpu", points)
     blocked = model.model.log_likelihood(x, z)
     torch.testing.assert_close(blocked, log_lik, rtol=1e-12, atol=0)
     for found, expected in zip(

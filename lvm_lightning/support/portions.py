@@ -21,8 +21,10 @@ WHOLE = {"cpu": 8192}
 """Latent points, by device, that a batch may have to be left whole; else its portions have half as many."""
 BLOCK = {"cpu": 2**15}
 """Latent points that one graph may hold before blocks of them are computed again in the backward pass."""
+PIECE = {"cpu": 4096}
+"""Latent points that are decoded in one call: what a layer puts out is still in the cache when the next takes it."""
 LARGE = 2**18
-"""Both for other devices, which need large products: 784 float32 columns then take 0.8 GB."""
+"""All three for other devices, which need large products: 784 float32 columns then take 0.8 GB."""
 PROBE = 8
 """How many times smaller than the others the portion is that comes first to learn from."""
 
@@ -94,6 +96,21 @@ def in_blocks(function: Callable[[Tensor], Tensor], z: Tensor, weight: int = 1) 
         return function(z)
     blocks = z.split(max(1, block // each))
     return torch.cat([checkpoint(function, part, use_reentrant=False) for part in blocks])
+
+
+def in_pieces(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    """A function of latent points, of some at a time, in one graph.
+
+    Args:
+        function: z ``(s, *, K)`` → ``(s, *)``, each sample by itself.
+        z: ``(S, *, K)``.
+
+    Returns:
+        ``(S, *)``, the same numbers as ``function(z)``.
+    """
+    piece = PIECE.get(z.device.type, LARGE)
+    parts = z.split(max(1, piece // max(1, math.prod(z.shape[1:-1]))))
+    return function(z) if len(parts) == 1 else torch.cat([function(part) for part in parts])
 
 
 class _MeanInPortions(torch.autograd.Function):
