@@ -1,9 +1,10 @@
 """Residual networks: shapes, the start as a shallow network, and what they refuse."""
 
 import copy
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from lvm_lightning.modules import GaussianVAE
 from lvm_lightning.modules.optimizing import start_output_bias
 from lvm_lightning.networks import ResidualConvDecoder, ResidualConvEncoder, ResidualMLP
 from lvm_lightning.networks.activations import Activation
-from lvm_lightning.networks.residual import Block
+from lvm_lightning.networks.residual import Block, FilterMatrix
 from tests.small import batch_of, images
 
 
@@ -27,6 +28,30 @@ def test_images_of_any_size_that_halves_go_in_and_come_out(side: int, channels: 
     assert decoder(torch.zeros(2, 5, 3)).shape == (2, 5, 2 * side**2)
     assert sum(isinstance(m, Block) for m in encoder.modules()) == blocks * len(channels)
     assert sum(isinstance(m, Block) for m in decoder.modules()) == blocks * len(channels)
+
+
+@pytest.mark.parametrize(
+    "options", [{"kernel_size": 3, "padding": 1}, {"kernel_size": (2, 3), "stride": 2, "bias": False}]
+)
+def test_filters_as_rows_are_the_same_convolution(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    expected = nn.Conv2d(3, 5, **options)
+    torch.manual_seed(0)
+    found = FilterMatrix(3, 5, **options)
+    assert found.weight.shape == (5, 3 * math.prod(expected.kernel_size))
+    h = torch.randn(2, 3, 8, 8, requires_grad=True)
+    torch.testing.assert_close(found(h), expected(h))
+    of_rows, of_h = torch.autograd.grad(found(h).square().sum(), [found.weight, h])
+    of_filters, expected_of_h = torch.autograd.grad(expected(h).square().sum(), [expected.weight, h])
+    torch.testing.assert_close(of_rows, of_filters.permute(0, 2, 3, 1).flatten(1))
+    torch.testing.assert_close(of_h, expected_of_h)
+
+
+def test_an_optimiser_of_matrices_trains_all_filters() -> None:
+    """Muon takes what has two dimensions: every layer but the biases."""
+    for network in (ResidualConvEncoder(64, 4, [2, 3]), ResidualConvDecoder(5, 64, [2, 3])):
+        layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        assert all(m.weight.ndim == 2 for m in layers)
 
 
 NETWORKS: dict[str, Callable[[Activation], tuple[nn.Module, int]]] = {

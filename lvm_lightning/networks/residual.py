@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,26 @@ class ResidualMLP(nn.Sequential):
         )
 
 
+class FilterMatrix(nn.Conv2d):
+    """A convolution whose filters are the rows of a matrix, ``(out, k·k·in)``, so that Muon trains them as matrices.
+
+    The same map and the same first values as :class:`torch.nn.Conv2d`. A row is a filter with its channels last, as the
+    images have them, so that nothing is copied.
+
+    Reference:
+        Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024 (filters as rows).
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.weight = nn.Parameter(self.weight.detach().permute(0, 2, 3, 1).flatten(1))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """``(B, in, H, W) → (B, out, H', W')``."""
+        filters = self.weight.unflatten(1, (*self.kernel_size, -1)).permute(0, 3, 1, 2)
+        return cast(Tensor, self._conv_forward(h, filters, self.bias))
+
+
 class ResidualConvEncoder(nn.Sequential):
     """Residual convolutional encoder of square images, ``(B, D) → (B, out_features)``.
 
@@ -87,10 +107,10 @@ class ResidualConvEncoder(nn.Sequential):
         activation: Activation = "SiLU",
     ) -> None:
         side, smallest = _sides(type(self).__name__, in_features, channels)
-        layers: list[nn.Module] = [nn.Unflatten(-1, (1, side, side)), nn.Conv2d(1, channels[0], 3, padding=1)]
+        layers: list[nn.Module] = [nn.Unflatten(-1, (1, side, side)), FilterMatrix(1, channels[0], 3, padding=1)]
         for level, width in enumerate(channels):
             if level:
-                layers.append(nn.Conv2d(channels[level - 1], width, 2, stride=2))
+                layers.append(FilterMatrix(channels[level - 1], width, 2, stride=2))
             layers += _blocks(blocks, width, activation)
         last = nn.Linear(channels[-1] * smallest**2, out_features)
         super().__init__(*layers, activation_of(activation), nn.Flatten(), last)
@@ -142,7 +162,7 @@ class ResidualConvDecoder(nn.Module):
             layers += _blocks(blocks, channels[level], activation)
             if level:
                 layers.append(nn.ConvTranspose2d(channels[level], channels[level - 1], 2, stride=2))
-        last = nn.Conv2d(channels[0], parameters_per_pixel, 3, padding=1, bias=False)
+        last = FilterMatrix(channels[0], parameters_per_pixel, 3, padding=1, bias=False)
         self.output_bias = nn.Parameter(torch.zeros(out_features))
         self.layers = nn.Sequential(*layers, activation_of(activation), last, nn.Flatten())
         self.to(memory_format=torch.channels_last)
@@ -154,7 +174,7 @@ class ResidualConvDecoder(nn.Module):
 
 
 def _blocks(count: int, width: int, activation: Activation) -> list[nn.Module]:
-    return [Block([nn.Conv2d(width, width, 3, padding=1) for _ in range(2)], activation) for _ in range(count)]
+    return [Block([FilterMatrix(width, width, 3, padding=1) for _ in range(2)], activation) for _ in range(count)]
 
 
 def _sides(network: str, pixels: int, channels: Sequence[int]) -> tuple[int, int]:
