@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lvm_lightning.densities import PixelwiseGaussian
 from lvm_lightning.modules import GaussianVAE
 from lvm_lightning.modules.optimizing import start_output_bias
-from lvm_lightning.networks import ResidualConvDecoder, ResidualConvEncoder, ResidualMLP
+from lvm_lightning.networks import ResidualConvDecoder, ResidualConvEncoder, ResidualMLP, residual
 from lvm_lightning.networks.activations import Activation
 from lvm_lightning.networks.residual import Block, FilterMatrix
 from tests.small import batch_of, images
@@ -45,6 +45,17 @@ def test_filters_as_rows_are_the_same_convolution(options: dict[str, Any]) -> No
     of_filters, expected_of_h = torch.autograd.grad(expected(h).square().sum(), [expected.weight, h])
     torch.testing.assert_close(of_rows, of_filters.permute(0, 2, 3, 1).flatten(1))
     torch.testing.assert_close(of_h, expected_of_h)
+
+
+def test_decoding_without_a_gradient_is_decoding_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = ResidualConvDecoder(5, 64, [2, 3]).double()
+    z = torch.randn(3, 4, 5, dtype=torch.float64)
+    whole, seen = decoder(z), list[int]()
+    decoder.layers[0].register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    monkeypatch.setitem(residual.PIECE, "cpu", 5)
+    with torch.no_grad():
+        torch.testing.assert_close(decoder(z), whole.detach(), rtol=1e-12, atol=1e-12)
+    assert seen == [5, 5, 2]
 
 
 def test_an_optimiser_of_matrices_trains_all_filters() -> None:

@@ -9,6 +9,10 @@ from torch import Tensor, nn
 
 from lvm_lightning.networks.activations import Activation, activation_of
 from lvm_lightning.support.argtypes import NonNegativeInt, PositiveInt
+from lvm_lightning.support.portions import in_pieces
+
+PIECE = {"cpu": 64}
+"""Points that a convolutional decoder takes at a time without a gradient: what a layer puts out stays in the cache."""
 
 
 class Block(nn.Module):
@@ -169,7 +173,8 @@ class ResidualConvDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Latent points ``(*, K)`` → parameters ``(*, P·D)``."""
-        decoded: Tensor = self.layers(z.reshape(-1, z.shape[-1]))
+        points = z.reshape(-1, z.shape[-1])
+        decoded: Tensor = self.layers(points) if torch.is_grad_enabled() else in_pieces(self.layers, points, PIECE)
         return (decoded + self.output_bias.to(decoded.dtype)).view(*z.shape[:-1], -1)
 
 

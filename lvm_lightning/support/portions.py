@@ -5,7 +5,7 @@ also mapped and unmapped at each step; on any device, they set the largest numbe
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -98,17 +98,18 @@ def in_blocks(function: Callable[[Tensor], Tensor], z: Tensor, weight: int = 1) 
     return torch.cat([checkpoint(function, part, use_reentrant=False) for part in blocks])
 
 
-def in_pieces(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+def in_pieces(function: Callable[[Tensor], Tensor], z: Tensor, pieces: Mapping[str, int] = PIECE) -> Tensor:
     """A function of latent points, of some at a time, in one graph.
 
     Args:
         function: z ``(s, *, K)`` → ``(s, *)``, each sample by itself.
         z: ``(S, *, K)``.
+        pieces: how many points a piece has, by device.
 
     Returns:
         ``(S, *)``, the same numbers as ``function(z)``.
     """
-    piece = PIECE.get(z.device.type, LARGE)
+    piece = pieces.get(z.device.type, LARGE)
     parts = z.split(max(1, piece // max(1, math.prod(z.shape[1:-1]))))
     return function(z) if len(parts) == 1 else torch.cat([function(part) for part in parts])
 
