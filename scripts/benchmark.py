@@ -3,8 +3,9 @@
 Every comparison takes turns on the same device; a figure is the median over the turns, with the smallest and the
 largest. Operations are counted as two for each weight and row in a forward pass and four in a backward pass, two where
 the input needs no gradient, and as if no sample were left out; the rate that they are held against is that of a large
-matrix product of the same type, measured in the same turn. Steps are measured on fresh and on trained weights: a
-trained model's importance weights underflow, which costs some processors dearly where nothing is done against it, as
+matrix product of the same type, measured in the same turn. Beside a step stand its products alone, as it has them: a
+library reaches less with them than with a large one. Steps are measured on fresh and on trained weights: a trained
+model's importance weights underflow, which costs some processors dearly where nothing is done against it, as
 in the plain loop (``--flush_denormal`` takes that cost away). ``fit`` is the command itself, with a callback that takes
 turns with a bare loop over the same module and data; ``test`` is the command in a process of its own.
 """
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeVar
@@ -38,7 +39,7 @@ from lvm_lightning.modules.base import LatentVariableModule
 from lvm_lightning.networks import MLP
 from lvm_lightning.support import UserError
 from lvm_lightning.support.errors import PROGRAM
-from lvm_lightning.support.processor import has_bfloat16
+from lvm_lightning.support.processor import bfloat16_products, has_bfloat16
 
 BATCH, SAMPLES = 256, 128
 SHARED = (SAMPLES, 1024, 16_384)
@@ -202,10 +203,52 @@ def encoder_steps(batches: Iterator[Batch], state: State | None) -> tuple[Works,
     operations = {}
     for end, mixed in precisions().items():
         for s in AMORTISED_SAMPLES:
-            name = f"784-200-200-50, S = {s}, B = {AMORTISED_BATCH}{end}"
+            name = amortised(s) + end
             works[name] = (bare_step(encoder_model(state, s), iter(lambda: small, None), mixed), max(1, 100 // s))
             operations[name] = amortised_operations(s)
     return works, operations
+
+
+def products_of(network: nn.Module, rows: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    """Factors of the products of a network's layers, forwards and backwards, for so many rows: h Wᵀ, gᵀ h and g W."""
+    factors: list[tuple[Tensor, Tensor]] = []
+    for weight in (p.detach().to(DEVICE, dtype) for p in network.parameters() if p.ndim == 2):
+        h, g = (torch.randn(rows, width, device=DEVICE).to(dtype) for width in reversed(weight.shape))
+        factors += [(h, weight.mT), (g.mT, h), (g, weight)]
+    return factors
+
+
+def products_alone() -> Works:
+    """The products of each step that no sample is left out of, and nothing else: what the library reaches there."""
+
+    def work(factors: list[tuple[Tensor, Tensor]], mixed: bool) -> Step:
+        def multiply() -> None:
+            with bfloat16_products() if mixed and DEVICE.type == "cpu" else nullcontext():
+                for a, b in factors:
+                    a @ b
+
+        return multiply
+
+    works: Works = {}
+    prior, encoder = prior_model().model.decoder, encoder_model()
+    x = torch.randint(2, (BATCH, 784), device=DEVICE).float()
+    for end, mixed in precisions().items():
+        dtype = torch.bfloat16 if mixed else torch.float32
+        for n in SHARED:
+            pairs = [(torch.randn(n, 784, device=DEVICE), x.mT), (torch.rand(n, BATCH, device=DEVICE), x)]
+            factors = products_of(prior, n, dtype) + pairs
+            works[f"N = {n:,} shared points{end}, products alone"] = work(factors, mixed), max(1, 2560 // n)
+        for s in AMORTISED_SAMPLES:
+            factors = products_of(encoder.model.decoder, AMORTISED_BATCH * s, dtype)
+            of_encoder = products_of(encoder.encoder, AMORTISED_BATCH, dtype)
+            factors += of_encoder[:2] + of_encoder[3:]  # images need no gradient
+            works[f"{amortised(s)}{end}, products alone"] = work(factors, mixed), max(1, 100 // s)
+    return works
+
+
+def amortised(samples: int) -> str:
+    """Name of a step of the model with an encoder."""
+    return f"784-200-200-50, S = {samples}, B = {AMORTISED_BATCH}"
 
 
 def steps(batches: Iterator[Batch], states: dict[str, tuple[State, State] | None]) -> tuple[Works, dict[str, int]]:
@@ -345,6 +388,8 @@ def ratios(times: Times) -> Times:
     found = {"fit / bare loop": ratio(times["a step of fit"], times["a step of a bare loop"])}
     for name in times:
         step, _, which = name.rpartition(", ")
+        if which == "products alone":
+            found[f"step / its products: {step}"] = ratio(times[f"{step}, fresh"], times[name])
         if which == "trained":
             found[f"trained / fresh: {step}"] = ratio(times[name], times[f"{step}, fresh"])
         if which in ("fresh", "trained") and step.startswith(("own points", f"N = {SAMPLES} shared")):
@@ -401,7 +446,7 @@ def main() -> None:
         "flush_denormal": options.flush_denormal,
         "train_steps": None if given else options.train_steps,
     }
-    times = in_turns(rated | works, options.turns) | train_and_test(options.steps)
+    times = in_turns(rated | works | products_alone(), options.turns) | train_and_test(options.steps)
     shares, against = of_rates(times, operations), ratios(times)
     show(about, times, shares, against)
     write(options.output, about | {"seconds": times, "ratios": against, "fraction_of_product_rate": shares})

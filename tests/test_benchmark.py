@@ -93,11 +93,25 @@ def test_operations_have_their_kind() -> None:
         model.training_step(batch_of(images()), 0)["loss"].backward()
     kinds = {event.name: benchmark_configs.kind_of(event) for event in profiler.events() or []}
     assert kinds["aten::addmm"] == kinds["aten::mm"] == "products"
-    assert kinds["aten::log1p_"] == kinds["aten::sigmoid"] == "likelihood"
+    assert kinds["aten::log_"] == kinds["aten::sigmoid"] == "likelihood"
     assert kinds["_LogSumExp"] == kinds["aten::exp_"] == "log-sum-exp"
     assert kinds["aten::elu_"] == "rest"
     convolution = SimpleNamespace(name="aten::mkldnn_convolution", cpu_parent=None)
     assert benchmark_configs.kind_of(convolution) == "products"
+
+
+def test_the_products_alone_are_all_of_a_steps_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "SHARED", (128,))
+    works = benchmark.products_alone()
+    counts = {"N = 128 shared points": benchmark.shared_operations(128)}
+    counts |= {benchmark.amortised(s): benchmark.amortised_operations(s) for s in benchmark.AMORTISED_SAMPLES}
+    ends = benchmark.precisions()
+    assert works.keys() == {f"{name}{end}, products alone" for name in counts for end in ends}
+    for name, expected in counts.items():
+        for end in ends:
+            with Operations() as counted:
+                works[f"{name}{end}, products alone"][0]()
+            assert counted.total == expected
 
 
 def test_operations_are_counted_where_samples_are_left_out() -> None:
