@@ -58,6 +58,7 @@ KEYS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
             "model.outer_samples": COUNTS,
             "model.bound": words("Renyi", "Jackknife", "CUBO", "lvm_lightning.objectives.elbo"),
             "model.free_bits": NUMBERS,
+            "model.encoder_dropout": NUMBERS,
             "model.likelihood": words("Bernoulli", "Gaussian", "PixelwiseGaussian"),
         },
         **{"model.estimator": words("pathwise", "sticking_the_landing", "doubly_reparameterised")},

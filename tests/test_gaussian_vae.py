@@ -65,7 +65,8 @@ CASES: dict[str, dict[str, Any]] = {
 
 def bound_by_hand(model: GaussianVAE, x: Tensor) -> Tensor:
     """The first training step's bound of each image, from the densities."""
-    q = model.propose(x)
+    hidden = torch.rand(len(x), D, generator=model.noise("dropout", 0)) < model.encoder_dropout
+    q = model.propose(x.masked_fill(hidden, 0) / (1 - model.encoder_dropout))
     noise = torch.randn(model.samples, len(x), K, generator=model.noise("train", 0))
     z, log_q = q.rsample(noise)
     log_w = model.model.likelihood.log_prob(model.model.decode(z), x) + model.model.prior.log_prob(z) - log_q
@@ -74,11 +75,12 @@ def bound_by_hand(model: GaussianVAE, x: Tensor) -> Tensor:
     return nested(model.objective.bound, log_w.view(model.J, model.N, -1))
 
 
+@pytest.mark.parametrize("encoder_dropout", [0.0, 0.3])
 @pytest.mark.parametrize("case", CASES)
-def test_the_training_step_is_the_bound_whatever_the_estimator(case: str) -> None:
+def test_the_training_step_is_the_bound_whatever_the_estimator(case: str, encoder_dropout: float) -> None:
     x = images(6)
     for estimator in ESTIMATORS:
-        model = small_vae(**CASES[case], estimator=estimator)
+        model = small_vae(**CASES[case], estimator=estimator, encoder_dropout=encoder_dropout)
         output = model.training_step(batch_of(x), 0)
         expected = bound_by_hand(model, x).mean()
         torch.testing.assert_close(output["bound"], expected)
@@ -122,6 +124,26 @@ def test_warm_up_and_free_bits_change_the_loss_and_never_the_bound() -> None:
     assert torch.equal(small_vae(free_bits=1e-6).training_step(x, 0)["loss"], plain["loss"])
 
 
+def test_what_the_encoder_sees_is_a_function_of_the_step(tmp_path: Path) -> None:
+    class Watched(GaussianVAE):
+        def _seen(self, batch: Batch) -> Tensor:
+            seen.append(super()._seen(batch))
+            return seen[-1]
+
+    kept = []
+    for share in (0.5, 0.5, 1.0):
+        seen: list[Tensor] = []
+        torch.manual_seed(0)
+        model = Watched(latent_dim=K, data_dim=D, encoder=network, decoder=network, encoder_dropout=share)
+        small_trainer(tmp_path, max_steps=3, limit_val_batches=0).fit(model, SmallImages(batch_size=200))
+        kept.append(torch.stack(seen))
+    assert torch.equal(kept[0], kept[1])
+    first, second = (kept[0][i] > 0 for i in (0, 1))
+    assert not torch.equal(first, second)
+    assert set(kept[0].unique().tolist()) == {0.0, 2.0}
+    assert not kept[2].any()  # and nothing is divided by 0
+
+
 def test_the_warm_up_ends(tmp_path: Path) -> None:
     weights: list[float] = []
 
@@ -137,11 +159,11 @@ def test_the_warm_up_ends(tmp_path: Path) -> None:
 
 def test_validation_reports_the_bound_and_not_the_loss(tmp_path: Path) -> None:
     reported = []
-    for options in ({}, {"kl_warmup": 1.0}, {"free_bits": 2.0}):
+    for options in ({}, {"kl_warmup": 1.0}, {"free_bits": 2.0}, {"encoder_dropout": 0.5}):
         trainer = small_trainer(tmp_path)
         (result,) = trainer.validate(small_vae(**options), SmallImages(), verbose=False)
         reported.append(result)
-    assert reported[0] == reported[1] == reported[2]
+    assert all(other == reported[0] for other in reported[1:])
     assert reported[0]["val/bound"] == pytest.approx(
         reported[0]["val/reconstruction"] - reported[0]["val/kl"], abs=1e-3
     )
@@ -296,8 +318,9 @@ def test_evaluation_in_chunks_takes_every_sample_once() -> None:
     torch.testing.assert_close(elbo(terms.log_w), (log_lik + log_prior - log_q).mean(0))
 
 
-def test_a_process_takes_its_rows_of_the_global_noise() -> None:
-    model, x = small_vae(inner_samples=4), images(6)
+@pytest.mark.parametrize("encoder_dropout", [0.0, 0.3])
+def test_a_process_takes_its_rows_of_the_global_noise(encoder_dropout: float) -> None:
+    model, x = small_vae(inner_samples=4, encoder_dropout=encoder_dropout), images(6)
     parts = [Batch(x[s : s + 3], torch.zeros(3, dtype=torch.uint8), s, 6) for s in (0, 3)]
     values = [model.training_step(part, 0)["bound"] for part in parts]
     torch.testing.assert_close(torch.stack(values).mean(), model.training_step(batch_of(x), 0)["bound"])

@@ -41,7 +41,7 @@ from lvm_lightning.modules import provenance as about
 from lvm_lightning.modules.provenance import versions
 from lvm_lightning.networks import MLP, ConvDecoder, ConvEncoder
 from lvm_lightning.support import argtypes
-from lvm_lightning.support.randomness import PURPOSES, generator_for
+from lvm_lightning.support.randomness import PURPOSES, Rows, dropout, generator_for
 
 
 class Strict:
@@ -418,3 +418,15 @@ def test_a_package_that_runs_from_its_sources_has_no_version(monkeypatch: pytest
     found = versions()
     assert found.pop("python")
     assert found == {"torch": torch.__version__.split("+")[0], "lvm-lightning-from-its-sources": "not installed"}
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_dropout_keeps_the_mean_and_its_rows(share: float) -> None:
+    """Each number of 20,000 by 4 standard errors; rows of a batch are those of the whole."""
+    x, rows = torch.tensor([[1.0, -2.0, 0.0]]).expand(20_000, 3), Rows(0, 20_000)
+    whole = dropout(x, share, torch.Generator().manual_seed(0), rows)
+    stderr = x[0].abs() * (share / (1 - share) / len(x)) ** 0.5
+    assert ((whole.mean(0) - x[0]).abs() <= 4 * stderr).all()
+    assert float((whole == 0)[:, 0].double().mean()) == pytest.approx(share, abs=4 * (0.25 / len(x)) ** 0.5)
+    part = dropout(x[:50], share, torch.Generator().manual_seed(0), Rows(300, 20_000))
+    assert torch.equal(part, whole[300:350])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,20 @@ BLOCK = 500
 """Rows of the pairwise densities that are computed at a time."""
 TAIL = 25
 """Samples that a tail shape needs."""
+
+
+class Latents(NamedTuple):
+    """What a validation found about the proposals q(z|x) of its images.
+
+    Attributes:
+        location: where each q(z|x) lies, ``(n, K)``.
+        kl: KL(q(z_k|x) ‖ N(0, 1)) in nats, ``(n, K)``; None where it has no closed form.
+        label: labels, ``(n,)``.
+    """
+
+    location: Tensor
+    kl: Tensor | None
+    label: Tensor
 
 
 def heavy(samples: int) -> float:

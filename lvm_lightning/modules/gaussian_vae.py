@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from lvm_lightning.densities import (
     StandardNormal,
 )
 from lvm_lightning.evaluation import Evaluator
-from lvm_lightning.evaluation.diagnostics import active_units
+from lvm_lightning.evaluation.diagnostics import Latents, active_units
 from lvm_lightning.evaluation.fitted import FittedFromEncoder
 from lvm_lightning.evaluation.quadrature import Exact
 from lvm_lightning.evaluation.standard import GreyLevels, ImportanceSampling, PosteriorMeans, TrainedBound
@@ -37,7 +37,7 @@ from lvm_lightning.networks.schedules import steps_of_share
 from lvm_lightning.objectives import BoundArgument, DecoderBound, Estimator, Objective, iw_elbo
 from lvm_lightning.support.argtypes import ClosedUnitInterval, NonNegativeFloat, PositiveInt
 from lvm_lightning.support.portions import mean_in_portions
-from lvm_lightning.support.randomness import Rows, normal_noise
+from lvm_lightning.support.randomness import dropout, normal_noise
 from lvm_lightning.support.skipping import Skipping
 
 NetworkCallable = Callable[[int, int], nn.Module]
@@ -45,20 +45,6 @@ PosteriorCallable = Callable[[int], Posterior]
 PriorCallable = Callable[[int], Prior]
 LikelihoodCallable = Callable[[], Likelihood]
 OutputBias = Literal["pixel_means", "zero"]
-
-
-class Latents(NamedTuple):
-    """What a validation found about the proposals q(z|x) of its images.
-
-    Attributes:
-        location: where each q(z|x) lies, ``(n, K)``.
-        kl: KL(q(z_k|x) ‖ N(0, 1)) in nats, ``(n, K)``; None where it has no closed form.
-        label: labels, ``(n,)``.
-    """
-
-    location: Tensor
-    kl: Tensor | None
-    label: Tensor
 
 
 class GaussianVAE(LatentVariableModule):
@@ -84,6 +70,9 @@ class GaussianVAE(LatentVariableModule):
             batch. Like the warm-up it changes the loss alone; every number that is logged is the bound.
         roulette: samples with less than this share of an example's weight enter the gradient at random, and count for
             more there (Russian roulette, unbiased). 0 leaves out only what is negligible.
+        encoder_dropout: share of each image's pixels that a training step hides from the encoder, at random, the others
+            over 1 − share. It keeps a flow or a VampPrior from learning the training images by heart. What is logged in
+            training stays a lower bound: of the q(z|x) of what the encoder saw.
         encoder: (D, features of the posterior) → network x ``(B, D)`` → h.
         decoder: (K, P·D) → network z ``(*, K)`` → parameters ``(*, P·D)`` of the likelihood, P a pixel.
         posterior: K → what turns h into q(z|x): ``GaussianPosterior`` or ``InverseAutoregressiveFlow``.
@@ -102,7 +91,8 @@ class GaussianVAE(LatentVariableModule):
     Reference:
         Kingma & Welling, Auto-Encoding Variational Bayes, 2014, eq. 7; Burda et al., Importance Weighted Autoencoders,
         2016, eq. 8; Bowman et al., Generating Sentences from a Continuous Space, 2016 (warm-up); Kingma et al. 2016,
-        eq. 15 (free bits).
+        eq. 15 (free bits); Im et al., Denoising Criterion for Variational Auto-Encoding Framework, 2017 (an encoder
+        that sees less).
     """
 
     def __init__(
@@ -116,6 +106,7 @@ class GaussianVAE(LatentVariableModule):
         kl_warmup: ClosedUnitInterval = 0.0,
         free_bits: NonNegativeFloat = 0.0,
         roulette: ClosedUnitInterval = 0.0,
+        encoder_dropout: ClosedUnitInterval = 0.0,
         encoder: NetworkCallable = MLP,
         decoder: NetworkCallable = MLP,
         posterior: PosteriorCallable = GaussianPosterior,
@@ -135,7 +126,7 @@ class GaussianVAE(LatentVariableModule):
         self.save_hyperparameters()
         self.forget_callables()
         self.output_bias, self.kl_warmup, self.free_bits = output_bias, kl_warmup, free_bits
-        self.roulette = roulette
+        self.roulette, self.encoder_dropout = roulette, encoder_dropout
         p_z, p_x, self.posterior = prior(latent_dim), likelihood(), posterior(latent_dim)
         self.encoder = encoder(data_dim, self.posterior.features)
         self.model = LatentVariableModel(p_z, decoder(latent_dim, p_x.parameters_per_pixel * data_dim), p_x)
@@ -174,13 +165,19 @@ class GaussianVAE(LatentVariableModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One step up the bound of log w = log p(x|z) + (log p(z) − log q(z|x)), z ~ q(z|x)."""
-        features, shape = self.encoder(batch.x), (self.samples, len(batch.x), self.model.prior.dim)
-        noise = normal_noise(self.noise_seed, "train", self.global_step, shape, Rows(batch.start, batch.total))
+        features, shape = self.encoder(self._seen(batch)), (self.samples, len(batch.x), self.model.prior.dim)
+        noise = normal_noise(self.noise_seed, "train", self.global_step, shape, batch.rows)
         inputs = [features, batch.x, noise.to(batch.x).view(self.J, self.N, *shape[1:])]
         skipping = self.skipping(len(batch.x))
         objective, growth = partial(self._objective, skipping=skipping), skipping.growth if skipping else None
         surrogate, bound = mean_in_portions(objective, inputs, [*self.parameters()], self.samples, growth)
         return self.climb(surrogate, bound, self._free_bits_penalty(features))
+
+    def _seen(self, batch: Batch) -> Tensor:
+        """What the encoder sees of the images in this step, ``(B, D)``."""
+        if self.encoder_dropout == 0:
+            return batch.x
+        return dropout(batch.x, self.encoder_dropout, self.noise("dropout", self.global_step), batch.rows)
 
     def _objective(
         self, features: Tensor, x: Tensor, noise: Tensor, skipping: Skipping | None

@@ -8,7 +8,17 @@ from torch import Tensor
 
 Stage = Literal["train", "val", "test", "predict", "figures", "sample"]
 Purpose = Literal[
-    Stage, "tightness", "annealing", "simulation", "diagnosis", "pilots", "fitted", "evaluator", "roulette", "coding"
+    Stage,
+    "tightness",
+    "annealing",
+    "simulation",
+    "diagnosis",
+    "pilots",
+    "fitted",
+    "evaluator",
+    "roulette",
+    "coding",
+    "dropout",
 ]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
@@ -37,3 +47,19 @@ def normal_noise(seed: int | None, purpose: Purpose, step: int, shape: tuple[int
     S, b, K = shape
     noise = torch.randn(S, rows.total, K, generator=generator_for(seed, purpose, step))
     return noise[:, rows.start : rows.start + b]
+
+
+def dropout(x: Tensor, share: float, generator: torch.Generator, rows: Rows) -> Tensor:
+    """0 in the place of a share of the numbers at random, and the others over 1 − share.
+
+    Args:
+        x: these rows of a shared batch, ``(b, D)``.
+        share: the probability of each number.
+        generator: CPU generator of the chance, the same in all processes.
+        rows: which rows of the batch they are.
+
+    Reference:
+        Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting, 2014, section 10.
+    """
+    seen = torch.rand(rows.total, x.shape[-1], generator=generator)[rows.start : rows.start + len(x)] >= share
+    return torch.where(seen.to(x.device), x / (1 - share), 0.0)
