@@ -45,6 +45,10 @@ def test_filters_as_rows_are_the_same_convolution(options: dict[str, Any]) -> No
     of_filters, expected_of_h = torch.autograd.grad(expected(h).square().sum(), [expected.weight, h])
     torch.testing.assert_close(of_rows, of_filters.permute(0, 2, 3, 1).flatten(1))
     torch.testing.assert_close(of_h, expected_of_h)
+    other = FilterMatrix(3, 5, **options)
+    for weights in (expected.state_dict(), found.state_dict()):  # of before, and of now
+        other.load_state_dict(weights)
+        assert torch.equal(other(h), found(h))
 
 
 def test_decoding_without_a_gradient_is_decoding_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,8 +62,8 @@ def test_decoding_without_a_gradient_is_decoding_in_pieces(monkeypatch: pytest.M
     assert seen == [5, 5, 2]
 
 
-def test_an_optimiser_of_matrices_trains_all_filters() -> None:
-    """Muon takes what has two dimensions: every layer but the biases."""
+def test_an_optimiser_of_matrices_trains_convolutions() -> None:
+    """Muon takes what has two dimensions: all but biases and the 2 × 2 steps up, which Adam trains."""
     for network in (ResidualConvEncoder(64, 4, [2, 3]), ResidualConvDecoder(5, 64, [2, 3])):
         layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
         assert all(m.weight.ndim == 2 for m in layers)

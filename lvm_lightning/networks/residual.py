@@ -77,12 +77,24 @@ class FilterMatrix(nn.Conv2d):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.weight = nn.Parameter(self.weight.detach().permute(0, 2, 3, 1).flatten(1))
+        self.weight = nn.Parameter(_as_rows(self.weight.detach()))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        """Take the weights of a torch.nn.Conv2d too, as checkpoints of before have them."""
+        filters = state_dict.get(f"{prefix}weight")
+        if filters is not None and filters.ndim == 4:
+            state_dict[f"{prefix}weight"] = _as_rows(filters)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, h: Tensor) -> Tensor:
         """``(B, in, H, W) → (B, out, H', W')``."""
         filters = self.weight.unflatten(1, (*self.kernel_size, -1)).permute(0, 3, 1, 2)
         return cast(Tensor, self._conv_forward(h, filters, self.bias))
+
+
+def _as_rows(filters: Tensor) -> Tensor:
+    """``(out, in, k, k) → (out, k·k·in)``."""
+    return filters.permute(0, 2, 3, 1).flatten(1)
 
 
 class ResidualConvEncoder(nn.Sequential):
