@@ -5,11 +5,12 @@ import io
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from lvm_lightning.command.checkpoints import SafeCheckpointIO, read_checkpoint
+from lvm_lightning.command.checkpoints import SafeCheckpointIO, read_checkpoint, require_same_model
 from lvm_lightning.modules import PriorIWAE
 from lvm_lightning.networks import MLP
 from lvm_lightning.support import UserError
@@ -76,3 +77,19 @@ def test_torch_and_lightning_read_a_sealed_one(tmp_path: Path) -> None:
     SafeCheckpointIO().save_checkpoint({"state_dict": module.state_dict()}, path)
     for name, weight in torch.load(path, weights_only=True)["state_dict"].items():
         assert torch.equal(weight, module.state_dict()[name])
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "test"])
+def test_an_argument_that_came_later_has_its_default(subcommand: str) -> None:
+    """A checkpoint of before goes with a configuration that leaves the argument as it is, and with no other."""
+    name, given = "lvm_lightning.modules.GaussianVAE", {"latent_dim": 3, "bound": "iw_elbo"}
+    of_before = {"_class_path": name, **given}
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"encoder_dropout": 0.0, "roulette": 0.0, "estimator": "pathwise"}, ""),
+        ({"encoder_dropout": 0.1}, r"model.encoder_dropout: the checkpoint was trained with 0.0, the .* says 0.1"),
+        ({"unheard_of": 1}, r"model.unheard_of: the checkpoint was trained with None, the configuration says 1"),
+    ]
+    for init_args, message in cases:
+        now = {"class_path": name, "init_args": {**given, **init_args}}
+        with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
+            require_same_model(Path("last.ckpt"), {"hyper_parameters": of_before}, now, subcommand)

@@ -1,6 +1,7 @@
 """Checkpoints, read without running any code in them and held against the configuration and the model."""
 
 import hashlib
+import inspect
 import io
 import pickle
 import warnings
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse._typehints import import_object
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import TorchCheckpointIO
 
@@ -143,6 +145,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
 def require_same_model(path: Path, checkpoint: dict[str, Any], model: dict[str, Any], subcommand: str) -> None:
     """Refuse a checkpoint whose class or hyper-parameters are not the configuration's.
 
+    One that does not know an argument is of a time when the class had none, and did what the default does.
+
     Raises:
         UserError: naming the first difference, both values and the cure.
     """
@@ -152,11 +156,19 @@ def require_same_model(path: Path, checkpoint: dict[str, Any], model: dict[str, 
     saved.pop("_instantiator", None)
     ignored = () if subcommand == "fit" else TRAINING_ONLY
     for name in sorted(configured.keys() | saved.keys(), key=lambda name: name != "class_path"):
+        if name not in saved and name in (defaults := _defaults(model["class_path"])):
+            saved[name] = defaults[name]
         if name not in ignored and _said(configured.get(name)) != _said(saved.get(name)):
             raise UserError(
                 f"model.{name}: the checkpoint was trained with {saved.get(name)!r}, the configuration says "
                 f"{configured.get(name)!r}; use the run's own configuration, --config {run_of(path) / 'config.yaml'}"
             )
+
+
+def _defaults(class_path: str) -> dict[str, Any]:
+    """The plain default values of a class's arguments."""
+    defaults = {p.name: p.default for p in inspect.signature(import_object(class_path)).parameters.values()}
+    return {name: value for name, value in defaults.items() if isinstance(value, bool | int | float | str)}
 
 
 def _said(value: Any) -> Any:
