@@ -71,8 +71,8 @@ class GaussianVAE(LatentVariableModule):
         roulette: samples with less than this share of an example's weight enter the gradient at random, and count for
             more there (Russian roulette, unbiased). 0 leaves out only what is negligible.
         encoder_dropout: share of each image's pixels that a training step hides from the encoder, at random, the others
-            over 1 − share. It keeps a flow or a VampPrior from learning the training images by heart. What is logged in
-            training stays a lower bound: of the q(z|x) of what the encoder saw.
+            over 1 − share, which keeps a learned prior from fitting the training images too closely. What is logged in
+            training stays a lower bound, with the q(z|x) of what the encoder saw.
         encoder: (D, features of the posterior) → network x ``(B, D)`` → h.
         decoder: (K, P·D) → network z ``(*, K)`` → parameters ``(*, P·D)`` of the likelihood, P a pixel.
         posterior: K → what turns h into q(z|x): ``GaussianPosterior`` or ``InverseAutoregressiveFlow``.
