@@ -93,7 +93,7 @@ def test_operations_have_their_kind() -> None:
         model.training_step(batch_of(images()), 0)["loss"].backward()
     kinds = {event.name: benchmark_configs.kind_of(event) for event in profiler.events() or []}
     assert kinds["aten::addmm"] == kinds["aten::mm"] == "products"
-    assert kinds["aten::log_"] == kinds["aten::sigmoid"] == "likelihood"
+    assert kinds["aten::log1p_"] == kinds["aten::sigmoid"] == "likelihood"
     assert kinds["_LogSumExp"] == kinds["aten::exp_"] == "log-sum-exp"
     assert kinds["aten::elu_"] == "rest"
     convolution = SimpleNamespace(name="aten::mkldnn_convolution", cpu_parent=None)

@@ -146,7 +146,7 @@ def test_cut_logits_change_no_likelihood(dtype: torch.dtype) -> None:
         found = Bernoulli().log_prob(logits, x.to(dtype)).double()
         assert ((found - exact).abs() < 784 * rounding / 50 + 8 * rounding * exact.abs()).all()
     low = torch.full((1, 784), -30.0, dtype=torch.float64)
-    assert 0 <= -Bernoulli().log_prob(low.to(dtype), torch.zeros(1, 784, dtype=dtype)).item() < 2e-6
+    assert 0 < -Bernoulli().log_prob(low.to(dtype), torch.zeros(1, 784, dtype=dtype)).item() < 2e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -155,14 +155,14 @@ def test_cut_logits_change_no_likelihood(dtype: torch.dtype) -> None:
 def test_pixels_that_share_a_logarithm(largest: float, pixels: int, dtype: torch.dtype) -> None:
     """Whatever number of pixels is multiplied, the sum is that of softplus, and no product overflows.
 
-    The lowest logits are the worst: e^l is just too small to change 1, and all of it is lost.
+    Among the lowest are logits whose e^l is too small to change 1: it is not lost.
     """
     logits = torch.rand(20, pixels, dtype=torch.float64) * -abs(largest) / 2 + largest
     logits[0] = largest
     exact = torch.logaddexp(logits.to(dtype).double(), torch.zeros(())).sum(-1)
     found = -Bernoulli().log_prob(logits.to(dtype), torch.zeros(20, pixels, dtype=dtype)).double()
     rounding = torch.finfo(dtype).eps
-    assert ((found - exact).abs() <= pixels * rounding + 8 * rounding * exact).all()
+    assert ((found - exact).abs() <= pixels * rounding / 50 + 8 * rounding * exact).all()
 
 
 @pytest.mark.parametrize("name", ["SiLU", "GELU", "Softplus"])

@@ -154,9 +154,9 @@ def require_same_model(path: Path, checkpoint: dict[str, Any], model: dict[str, 
     configured = {"class_path": model["class_path"], **model.get("init_args", {}), **model.get("dict_kwargs", {})}
     saved["class_path"] = saved.pop("_class_path", None)
     saved.pop("_instantiator", None)
-    ignored = () if subcommand == "fit" else TRAINING_ONLY
+    ignored, defaults = () if subcommand == "fit" else TRAINING_ONLY, _defaults(model["class_path"])
     for name in sorted(configured.keys() | saved.keys(), key=lambda name: name != "class_path"):
-        if name not in saved and name in (defaults := _defaults(model["class_path"])):
+        if name not in saved and name in defaults:
             saved[name] = defaults[name]
         if name not in ignored and _said(configured.get(name)) != _said(saved.get(name)):
             raise UserError(
