@@ -21,6 +21,7 @@ from tests.test_resume import assert_same, left_by, stopping_at
 
 CONFIG = ROOT / "configs" / "prior_iwae.yaml"
 VAE = ROOT / "configs" / "burda_iwae.yaml"
+LAPLACE = ROOT / "configs" / "laplace_iwae.yaml"
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
 ONE_STEP = [
     *["--model.inner_samples", "8", "--model.decoder.hidden", "[16, 16]", "--model.lr_scheduler", "null"],
@@ -56,6 +57,7 @@ CASES = {
     "shared points": (CONFIG, ["--model.share_points", "true"]),
     "own points": (CONFIG, ["--model.share_points", "false"]),
     "own points in portions": (CONFIG, ["--model.share_points", "false", "--model.inner_samples", "1024"]),
+    "modes": (LAPLACE, ["--model.pilots", "32", "--model.latent_dim", "2", "--trainer.precision", "32-true"]),
     "an encoder": (
         VAE,
         [

@@ -21,7 +21,7 @@ from lvm_lightning.support.log_space import log_sum_exp
 from lvm_lightning.support.randomness import Rows
 
 LONGEST = 0.5
-"""Longest step of the ascent in standard deviations of the prior: beyond it a quadratic form says nothing of p(x|z)."""
+"""Longest step of a test's ascents in standard deviations of the prior: further away a quadratic form says little."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,7 @@ class FittedProposals:
         steps: of each ascent.
         widen: c.
         prior_weight: π_0.
+        longest: step of the ascents, in standard deviations of the prior.
 
     Reference:
         Tierney & Kadane, Accurate Approximations for Posterior Moments and Marginal Densities, 1986, eq. 2.4 (Laplace);
@@ -142,6 +143,7 @@ class FittedProposals:
     steps: int = 12
     widen: float = 1.2
     prior_weight: float = 0.05
+    longest: float = LONGEST
 
     def __call__(self, x: Tensor) -> Mixture:
         """The mixtures of images ``(B, D)``: R modes and N(0, I). It takes memory for 4 R B K P·D numbers."""
@@ -170,7 +172,7 @@ class FittedProposals:
             size = curvature.diagonal(dim1=-2, dim2=-1).mean(-1)
             damped = curvature + torch.diag_embed((damping * size).unsqueeze(-1).expand_as(z))
             step = torch.linalg.solve(damped, slope)
-            step = step * (LONGEST / step.norm(dim=-1, keepdim=True)).clamp(max=1)
+            step = step * (self.longest / step.norm(dim=-1, keepdim=True)).clamp(max=1)
             reached = self._log_joint(x, z + step)
             better = reached > height
             z, height = torch.where(better.unsqueeze(-1), z + step, z), torch.where(better, reached, height)

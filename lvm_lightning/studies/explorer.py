@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lvm_lightning.data.protocol import examples
 from lvm_lightning.densities import Bernoulli, DiagonalGaussian, StandardNormal
 from lvm_lightning.evaluation import closed_forms
+from lvm_lightning.evaluation.laplace import LaplaceProposal
 from lvm_lightning.figures.page import Part
 from lvm_lightning.modules import ExponentialPosterior
 from lvm_lightning.modules.base import LatentVariableModule
@@ -163,8 +164,10 @@ def table(logits: Tensor) -> dict[str, str]:
 
 
 def proposals(module: LatentVariableModule, x: Tensor) -> DiagonalGaussian | None:
-    """q(z|x); None without an encoder of that kind."""
+    """q(z|x), or the Gaussian that stands for it in pictures; None without one."""
     q = module.propose(x.to(next(module.parameters())))
+    if isinstance(q, LaplaceProposal):
+        return q.diagonal()
     return q if isinstance(q, DiagonalGaussian) else None
 
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lvm_lightning.support.autocast import autocast_of_now
+
 OfPairs = Callable[[Tensor, Tensor], Tensor]
 """Points z ``(*S, b, K)`` and examples x ``(b, D)`` → one number a pair, ``(*S, b)``."""
 
@@ -107,12 +109,10 @@ class _Skipped(torch.autograd.Function):
     def forward(
         ctx: Any, skipping: Skipping, function: OfPairs, size: int, z: Tensor, x: Tensor, *parameters: Tensor
     ) -> Tensor:
-        device = z.device.type
-        ctx.skipping, ctx.function = skipping, function
-        ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+        ctx.skipping, ctx.function, ctx.autocast = skipping, function, autocast_of_now(z.device.type)
         ctx.save_for_backward(z, x, *parameters)
         parts = z.flatten(0, -3).split(max(1, size // len(x)))
-        with _as_before(*ctx.autocast):
+        with ctx.autocast():
             return torch.cat([function(part, x) for part in parts]).view(z.shape[:-1])
 
     @staticmethod
@@ -122,7 +122,7 @@ class _Skipped(torch.autograd.Function):
         index, kept = rounded_up(*ctx.skipping.choose(cotangent.flatten(0, -2)))
         points = z.flatten(0, -2)[index].requires_grad_(ctx.needs_input_grad[3])
         wanted = [*([points] if points.requires_grad else []), *parameters]
-        with torch.enable_grad(), _as_before(*ctx.autocast):
+        with torch.enable_grad(), ctx.autocast():
             value = ctx.function(points, x[index % len(x)])
         found = iter(torch.autograd.grad(value, wanted, kept, allow_unused=True))
         to_z = None
@@ -139,8 +139,3 @@ def rounded_up(index: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
     m = len(index)
     more = -m % max(1, 2 ** (m.bit_length() - FIGURES)) if m else 0
     return torch.cat([index, index[-1:].expand(more)]), torch.cat([cotangent, cotangent.new_zeros(more)])
-
-
-def _as_before(device: str, dtype: torch.dtype, enabled: bool) -> torch.autocast:
-    """Autocast without its cache of weights: what is put there without a graph would be found where one is wanted."""
-    return torch.autocast(device, dtype, enabled, cache_enabled=False)
