@@ -191,6 +191,9 @@ def test_the_command_trains_goes_on_tests_and_predicts(run: Run, tmp_path: Path)
     assert found["z_mean"].shape == (103, 2)
     for study in (["sample"], ["report"], ["anneal", "--images", "5", "--steps", "20"], ["diagnose", "--images", "20"]):
         assert run(study[0], folder, *study[1:]) == 0
+    page = (folder / "report.html").read_text()
+    assert "No explorer" not in page
+    assert '"proposals":[[' in page.replace(" ", "")
 
 
 def test_posterior_means_are_those_of_quadrature() -> None:

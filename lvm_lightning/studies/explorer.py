@@ -39,7 +39,7 @@ def interactive(module: Callable[[], LatentVariableModule], data: Callable[[], p
         data: gives its data, set up for a test.
     """
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # a proposal may need derivatives of the weights that are made here
             asked = module()
             if lacking := lacks(asked):
                 return Part(notes=(f"No explorer: it needs {lacking}.",))
@@ -50,7 +50,7 @@ def interactive(module: Callable[[], LatentVariableModule], data: Callable[[], p
             explored = "axes" if asked.model.prior.dim > 2 else "explorer"
             return Part(("decoder", "plane", explored), {"explorer": answers(asked, given)})
     except Exception as error:  # a model and data of the user's own may fail in any way; the page has all the rest
-        return Part(notes=(f"No explorer: {error}.",))
+        return Part(notes=(f"No explorer: {str(error).rstrip('.')}.",))
 
 
 def data_of(settings: Mapping[str, Any]) -> pl.LightningDataModule:
