@@ -77,7 +77,8 @@ class LatentVariableModel(nn.Module):
         if z.ndim < 3:  # no samples to take some of
             return self._log_likelihood(z, x)
         of_points = partial(in_pieces, lambda points: self._log_likelihood(points, x))
-        return in_blocks(of_points, z.flatten(0, -3)).view(*z.shape[:-2], -1)
+        found = in_blocks(of_points, z.flatten(0, -3))
+        return found.view(*z.shape[:-2], found.shape[-1])
 
     def _log_likelihood(self, z: Tensor, x: Tensor) -> Tensor:
         return self.likelihood.log_prob(self.decode(z), x)

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from lvm_lightning.densities import PixelwiseGaussian
 from lvm_lightning.modules import GaussianVAE
 from lvm_lightning.modules.optimizing import start_output_bias
-from lvm_lightning.networks import ResidualConvDecoder, ResidualConvEncoder, ResidualMLP, residual
+from lvm_lightning.networks import (
+    MLP,
+    ConvDecoder,
+    ResidualConvDecoder,
+    ResidualConvEncoder,
+    ResidualMLP,
+    residual,
+)
 from lvm_lightning.networks.activations import Activation
 from lvm_lightning.networks.residual import Block, FilterMatrix
 from tests.small import batch_of, images
@@ -169,3 +176,13 @@ def test_a_model_of_them_trains_in_bfloat16_with_two_numbers_a_pixel() -> None:
         output = model.training_step(batch_of(x), 0)
     output["loss"].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize("network", [MLP, ResidualMLP, ConvDecoder, ResidualConvDecoder])
+def test_a_decoder_takes_no_points_and_one(network: Callable[[int, int], nn.Module], graph: bool) -> None:
+    """A process may have no row of a last batch."""
+    decoder = network(5, 784)
+    with torch.set_grad_enabled(graph):
+        assert decoder(torch.zeros(3, 0, 5)).shape == (3, 0, 784)
+        assert decoder(torch.zeros(5)).shape == (784,)

@@ -181,7 +181,7 @@ class FittedProposals:
         return z, curvature, height
 
     def _log_joint(self, x: Tensor, z: Tensor) -> Tensor:
-        parameters = self.decode(z.flatten(0, 1)).view(*z.shape[:-1], -1)
+        parameters = self.decode(z.flatten(0, 1)).unflatten(0, z.shape[:-1])
         return self.likelihood.log_prob(parameters, x) + self.log_prior(z)
 
     def _derivatives(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,11 +193,11 @@ class FittedProposals:
             u = torch.zeros_like(parameters, requires_grad=True)
             (product,) = torch.autograd.grad(parameters, points, u, create_graph=True)
             columns = [torch.autograd.grad(column.sum(), u, retain_graph=True)[0] for column in product.unbind(-1)]
-            leaf = parameters.view(*z.shape[:-1], -1).detach().requires_grad_()
+            leaf = parameters.unflatten(0, z.shape[:-1]).detach().requires_grad_()
             (cotangent,) = torch.autograd.grad(self.likelihood.log_prob(leaf, x).sum(), leaf)
             of_prior = z.detach().requires_grad_()
             (prior_slope,) = torch.autograd.grad(self.log_prior(of_prior).sum(), of_prior)
         parameters, jacobian = parameters.detach(), torch.stack(columns, -1)  # (R B, P·D) and (R B, P·D, K)
         slope = (cotangent.flatten(0, 1).unsqueeze(-2) @ jacobian).squeeze(-2).view_as(z) + prior_slope
         curvature = jacobian.mT @ (self.likelihood.information(parameters).unsqueeze(-1) * jacobian)
-        return slope, curvature.view(*z.shape, -1) + torch.eye(z.shape[-1]).to(z)
+        return slope, curvature.unflatten(0, z.shape[:-1]) + torch.eye(z.shape[-1]).to(z)

@@ -54,7 +54,8 @@ class LaplaceProposal(Proposal):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z|x), ``(*S, B, K)`` or shared ``(*S, 1, K)`` → ``(*S, B)``, nats, differentiable in z."""
-        return self.mixture.log_prob(z.flatten(0, -3) if z.ndim > 2 else z.unsqueeze(0)).view(*z.shape[:-2], -1)
+        log_q = self.mixture.log_prob(z.flatten(0, -3) if z.ndim > 2 else z.unsqueeze(0))
+        return log_q.view(*z.shape[:-2], log_q.shape[-1])
 
     def draws(self, samples: int, rows: Rows, generator: torch.Generator, size: int) -> Iterator[Drawn]:
         """As the mixtures'."""

@@ -69,7 +69,7 @@ class GaussianFit:
     def _slopes(self, mean: Tensor, factor: Tensor, offset: Tensor) -> Tensor:
         """∇_u log p(x, z) at m + each column of the offset ``(B, K, K)``, a column each."""
         slopes = []
-        for some in offset.movedim(-1, 0).split(max(1, self.at_a_time // len(mean))):
+        for some in offset.movedim(-1, 0).split(max(1, self.at_a_time // max(1, len(mean)))):
             with torch.enable_grad():
                 z = (mean + some).requires_grad_()
                 slopes.append(torch.autograd.grad(self.log_joint(z).sum(), z)[0])

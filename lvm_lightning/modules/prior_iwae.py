@@ -122,7 +122,7 @@ class PriorIWAE(LatentVariableModule):
         """z ~ p(z) for each image, ``(J, N, B, K)``: this process's rows of the global batch's points."""
         z = prior_points(self.model.prior, points, self.samples, batch.total, generator).to(batch.x)
         here = slice(batch.start, batch.start + len(batch.x))
-        return z[:, here].reshape(self.J, self.N, len(batch.x), -1)
+        return z[:, here].reshape(self.J, self.N, len(batch.x), z.shape[-1])
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One step up the bound: mean over J of the N-sample log-mean-exp of p(x|z), z ~ p(z)."""

@@ -110,7 +110,8 @@ class ConvDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Latent points ``(*, K)`` → parameters ``(*, P·784)``."""
-        return cast(Tensor, self.layers(z.reshape(-1, z.shape[-1], 1, 1))).view(*z.shape[:-1], -1)
+        decoded = cast(Tensor, self.layers(z.reshape(-1, z.shape[-1], 1, 1)))
+        return decoded.view(*z.shape[:-1], decoded.shape[-1])
 
 
 class MuonWithAdam(Optimizer):

@@ -187,7 +187,7 @@ class ResidualConvDecoder(nn.Module):
         """Latent points ``(*, K)`` → parameters ``(*, P·D)``."""
         points = z.reshape(-1, z.shape[-1])
         decoded: Tensor = self.layers(points) if torch.is_grad_enabled() else in_pieces(self.layers, points, PIECE)
-        return (decoded + self.output_bias.to(decoded.dtype)).view(*z.shape[:-1], -1)
+        return (decoded + self.output_bias.to(decoded.dtype)).view(*z.shape[:-1], decoded.shape[-1])
 
 
 def _blocks(count: int, width: int, activation: Activation) -> list[nn.Module]:
